@@ -1,0 +1,181 @@
+#!/usr/bin/python
+# Copyright: policyfleet maintainers
+# Apache License 2.0 (see LICENSE)
+"""The health gate of a service, on its own host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service_health
+short_description: Wait until a service on this host is healthy, or say why it is not
+version_added: 0.1.0
+description:
+  - Asks a URL of the service again and again, within one remote execution, until it answers with 200, the unit is
+    active, it runs with the configuration that was written, and it has all of its worker processes.
+  - Fails as soon as systemd has given the unit up, and ends with the reason and the last lines of its journal.
+options:
+  unit:
+    description: The systemd service, without C(.service).
+    type: str
+    required: true
+  url:
+    description: An address of this host that answers 200 when the service is healthy.
+    type: str
+    required: true
+  applied:
+    description: The digest that the running main process must have been started with; empty for any.
+    type: str
+    default: ''
+  digest_variable:
+    description: The environment variable that holds the digest.
+    type: str
+    default: POLICYFLEET_APPLIED
+  processes:
+    description: How many child processes the main process must have at least.
+    type: int
+    default: 0
+  timeout:
+    description: How long to wait, in seconds.
+    type: int
+    default: 90
+attributes:
+  check_mode:
+    support: full
+    description: The service is not asked, since it may not have been installed.
+  diff_mode:
+    support: none
+    description: The module changes nothing.
+author: policyfleet maintainers
+"""
+
+EXAMPLES = r"""
+- name: Wait until OPAL-server is healthy
+  policyfleet.opal.service_health:
+    unit: opal-server
+    url: http://127.0.0.1:7002/healthcheck
+    processes: 2
+"""
+
+RETURN = r"""
+seconds:
+  description: How long it took until the service was healthy.
+  returned: success
+  type: float
+"""
+
+import time
+import urllib.error
+from typing import Any, Dict, List
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
+
+PAUSE = 0.25
+"""Time between two looks, in seconds."""
+
+JOURNAL_LINES = 15
+"""How many lines of the journal a failure shows."""
+
+
+def answer(url: str) -> str:
+    """Return what is wrong with the answer of a URL, empty where it is 200."""
+    try:
+        status = open_url(url, timeout=5, use_proxy=False, follow_redirects="none").getcode()
+    except urllib.error.HTTPError as problem:
+        body = problem.read(300).decode("utf-8", "replace").strip()
+        return "%s answers %d %s" % (url, problem.code, body)
+    except Exception as problem:  # refused, timed out, reset: all mean not yet
+        return "%s does not answer (%s)" % (url, problem)
+    return "" if status == 200 else "%s answers %d" % (url, status)
+
+
+def unit_properties(module: AnsibleModule) -> Dict[str, str]:
+    """Return what systemd knows of the unit now."""
+    _code, out, _err = module.run_command(
+        ["systemctl", "show", "--property", "ActiveState,SubState,Result,MainPID,NRestarts"]
+        + ["%s.service" % module.params["unit"]]
+    )
+    return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+
+def applied_digest(pid: str, variable: str) -> str:
+    """Return the digest that a running process was started with."""
+    try:
+        with open("/proc/%s/environ" % pid, "rb") as handle:
+            variables = handle.read().split(b"\0")
+    except OSError:
+        return ""
+    prefix = variable.encode() + b"="
+    return next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
+
+
+def children(pid: str) -> List[str]:
+    """Return the child processes of a process."""
+    try:
+        with open("/proc/%s/task/%s/children" % (pid, pid), encoding="ascii") as handle:
+            return handle.read().split()
+    except OSError:
+        return []
+
+
+def complaint(module: AnsibleModule, unit: Dict[str, str]) -> str:
+    """Return what keeps the service from being healthy at this moment, empty where nothing does."""
+    ask = module.params
+    if unit.get("ActiveState") != "active":
+        return "the unit is %s (%s)" % (unit.get("ActiveState"), unit.get("SubState"))
+    pid = unit.get("MainPID", "0")
+    if ask["applied"] and applied_digest(pid, ask["digest_variable"]) != ask["applied"]:
+        return "its process %s still runs with an older configuration" % pid
+    found = len(children(pid))
+    if found < ask["processes"]:
+        return "it has %d of %d worker processes" % (found, ask["processes"])
+    return answer(ask["url"])
+
+
+def journal(module: AnsibleModule) -> str:
+    """Return the last lines that the service wrote."""
+    _code, out, _err = module.run_command(
+        ["journalctl", "--unit", module.params["unit"], "--lines", str(JOURNAL_LINES)]
+        + ["--no-pager", "--output", "cat"]
+    )
+    return str(out).rstrip()
+
+
+def fail(module: AnsibleModule, reason: str) -> None:
+    """End the module with the reason, the next step and the service's own words."""
+    unit = module.params["unit"]
+    module.fail_json(
+        msg="%s is not healthy: %s. Look at 'systemctl status %s' and 'journalctl -u %s' on this host. "
+        "Its last words:\n%s" % (unit, reason, unit, unit, journal(module))
+    )
+
+
+def main() -> None:
+    """Look until the service is healthy, has failed for good, or the time is up."""
+    arguments: Dict[str, Any] = {
+        "unit": {"type": "str", "required": True},
+        "url": {"type": "str", "required": True},
+        "applied": {"type": "str", "default": ""},
+        "digest_variable": {"type": "str", "default": "POLICYFLEET_APPLIED"},
+        "processes": {"type": "int", "default": 0},
+        "timeout": {"type": "int", "default": 90},
+    }
+    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
+    if module.check_mode:
+        module.exit_json(changed=False, seconds=0.0)
+    started = time.monotonic()
+    while True:
+        unit = unit_properties(module)
+        reason = complaint(module, unit)
+        waited = time.monotonic() - started
+        if not reason:
+            module.exit_json(changed=False, seconds=round(waited, 2))
+        if unit.get("ActiveState") == "failed":
+            fail(module, "systemd gave it up (%s) after %s restarts" % (unit.get("Result"), unit.get("NRestarts")))
+        if waited > module.params["timeout"]:
+            fail(module, "%s, %d seconds after the gate began" % (reason, round(waited)))
+        time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    main()
