@@ -1,10 +1,12 @@
 # Copyright: policyfleet maintainers
 # Apache License 2.0 (see LICENSE)
-"""Collects what stands in the way of a rollout on one host, and never fails itself."""
+"""Collects what stands in the way of a rollout on each host, and tells all of it at once."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -13,8 +15,36 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import preflight_checks as checks
 
-UNITS = {"pulsar": "pulsar", "opal_server": "opal-server"}
-"""The systemd unit of each role."""
+Variables = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a host for one role, and what judges it."""
+
+    unit: str
+    """The systemd unit, without ``.service``."""
+    packages: tuple[str, ...]
+    """Debian packages that the role may install."""
+    problems: Callable[[Variables, Variables, Variables], list[str]]
+    """Takes the role's typed variables, the host's state and the inventory's groups."""
+
+
+ROLES = {
+    "pulsar": Reading(
+        unit="pulsar",
+        packages=("openjdk-17-jre-headless", "openjdk-21-jre-headless"),
+        problems=lambda values, host, groups: checks.pulsar_problems(values, host),
+    ),
+    "opal_server": Reading(
+        unit="opal-server",
+        packages=("ca-certificates", "git", "openssh-client"),
+        problems=lambda values, host, groups: checks.opal_server_problems(
+            values, host, len(groups.get("opal_server", []))
+        ),
+    ),
+}
+"""The roles that have a preflight."""
 
 
 def main_options(role: str) -> dict[str, Any]:
@@ -32,22 +62,42 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return ``problems`` and, where the host could be read, ``host``."""
+        """Set ``__<role>_host`` and ``__<role>_problems``, or end the play with the problems of all hosts."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         _validation, arguments = self.validate_argument_spec(
-            {"role": {"type": "str", "required": True, "choices": ["fleet", *UNITS]}}
+            {"role": {"type": "str", "required": True, "choices": ["fleet", *ROLES]}}
         )
-        if arguments["role"] == "fleet":
-            problems = checks.fleet_problems(variables["groups"])
-            return {**result, "changed": False, "problems": problems, "host": {}}
         role = str(arguments["role"])
+        if role == "fleet":
+            return {**result, "changed": False, **self.verdict(variables)}
+        host, problems = self.look(role, variables)
+        facts = {f"__{role}_host": host, f"__{role}_problems": problems}
+        return {**result, "changed": False, "ansible_facts": facts}
+
+    def verdict(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return a failure that names all problems of all hosts, or nothing where there is none."""
+        found = {}
+        for name in variables["ansible_play_hosts_all"]:
+            facts = variables["hostvars"][name]
+            found[name] = [problem for role in ROLES for problem in facts.get(f"__{role}_problems", [])]
+        lines = checks.verdict(found, checks.fleet_problems(variables["groups"]))
+        if not lines:
+            return {}
+        count = "1 problem stands" if len(lines) == 1 else f"{len(lines)} problems stand"
+        return {
+            "failed": True,
+            "msg": "\n- ".join([f"{count} in the way. Nothing was changed on any host.", *lines]),
+        }
+
+    def look(self, role: str, variables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return a host's state, empty where it could not be read, and the problems of a role on it."""
         values, problems = self.typed_variables(role, variables)
-        host, trouble = self.read_host(role, values, variables)
+        host, trouble = self.read_host(role, values or {}, variables)
         problems += trouble
         if host and values is not None:
-            problems += self.role_problems(role, values, host, variables)
-        return {**result, "changed": False, "problems": problems, "host": host}
+            problems += ROLES[role].problems(values, host, variables["groups"])
+        return host, problems
 
     def typed_variables(
         self, role: str, variables: dict[str, Any]
@@ -67,16 +117,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return (None if problems else checked.validated_parameters), problems
 
     def read_host(
-        self, role: str, values: dict[str, Any] | None, variables: dict[str, Any]
+        self, role: str, values: dict[str, Any], variables: dict[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """Return the host's state, or nothing and why it could not be read."""
-        known = values or {}
-        ports = [known[name] for name in known if name.endswith("_port")]
         arguments = {
-            "units": [UNITS[role]],
-            "ports": ports,
-            "prefixes": [known[f"{role}_prefix"]] if known else [],
-            "java_home": known.get("pulsar_java_home") or None,
+            "units": [ROLES[role].unit],
+            "ports": [values[name] for name in values if name.endswith("_port")],
+            "packages": ROLES[role].packages,
+            "users": [values[f"{role}_user"]] if values else [],
+            "prefixes": [values[f"{role}_prefix"]] if values else [],
+            "java_home": values.get("pulsar_java_home") or None,
         }
         try:
             state = self._execute_module("policyfleet.opal.host_state", module_args=arguments, task_vars=variables)
@@ -88,14 +138,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if state.get("unreachable"):
             return {}, [f"cannot be reached: {words}"]
         if state.get("failed"):
-            return {}, [f"cannot be read (does the user {self._play_context.remote_user} have sudo?): {words}"]
+            return {}, [f"cannot be read as root: {words}"]
         return state, []
-
-    def role_problems(
-        self, role: str, values: dict[str, Any], host: dict[str, Any], variables: dict[str, Any]
-    ) -> list[str]:
-        """Return what the role's own checks find."""
-        if role == "pulsar":
-            return checks.pulsar_problems(values, host)
-        servers = len(variables["groups"].get("opal_server", []))
-        return checks.opal_server_problems(values, host, servers)

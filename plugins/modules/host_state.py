@@ -30,6 +30,11 @@ options:
     type: list
     elements: str
     default: []
+  users:
+    description: Names of users; those that do not exist come back in RV(missing_users).
+    type: list
+    elements: str
+    default: []
   prefixes:
     description: Directories that hold C(releases/) and a C(current) link.
     type: list
@@ -88,6 +93,11 @@ missing_packages:
   returned: always
   type: list
   elements: str
+missing_users:
+  description: Those of O(users) that do not exist.
+  returned: always
+  type: list
+  elements: str
 units:
   description:
     - For each of O(units) its systemd state (V(active), V(enabled), V(main_pid), V(needs_reload))
@@ -107,6 +117,7 @@ releases:
 
 import os
 import platform
+import pwd
 import re
 import socket
 import struct
@@ -174,6 +185,17 @@ def missing_packages(module: AnsibleModule, names: List[str]) -> List[str]:
     )
     installed = {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
     return [name for name in names if name not in installed]
+
+
+def missing_users(names: List[str]) -> List[str]:
+    """Return those of the users that this host does not have."""
+    missing = []
+    for name in names:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            missing.append(name)
+    return missing
 
 
 def process_variable(pid: int, name: str) -> str:
@@ -298,6 +320,7 @@ def main() -> None:
             "units": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "users": {"type": "list", "elements": "str", "default": []},
             "prefixes": {"type": "list", "elements": "path", "default": []},
             "java_home": {"type": "path"},
             "digest_variable": {"type": "str", "default": "POLICYFLEET_APPLIED"},
@@ -313,6 +336,7 @@ def main() -> None:
         python=python_version(module),
         java=java_major(module, ask["java_home"]),
         missing_packages=missing_packages(module, ask["packages"]),
+        missing_users=missing_users(ask["users"]),
         units={name: unit_state(module, name, ask["digest_variable"]) for name in ask["units"]},
         listeners=listeners(ask["ports"]),
         releases={prefix: release_state(prefix) for prefix in ask["prefixes"]},

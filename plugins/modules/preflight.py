@@ -7,15 +7,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: preflight
-short_description: Collect what stands in the way of a rollout
+short_description: Collect what stands in the way of a rollout, and tell all of it at once
 version_added: 0.1.0
 description:
-  - Checks a role's variables against its argument specs, reads the host in one remote execution
-    (M(policyfleet.opal.host_state)) and returns every problem that it finds, each with what to do about it.
-  - It does not fail, not even for a host that is unreachable, so that a play can tell all problems of all hosts at once.
+  - With a role's name it checks the role's variables against its argument specs, reads the host in one remote
+    execution (M(policyfleet.opal.host_state)), and sets the facts C(__<role>_host) and C(__<role>_problems).
+    It does not fail, not even for a host that is unreachable.
+  - With V(fleet) it ends the play with every problem that was collected on any of its hosts, each with what to do
+    about it, together with those of the inventory; it passes where there is none.
 options:
   role:
-    description: The role that is checked, or V(fleet) for the inventory as a whole.
+    description: The role that is checked, or V(fleet) for the verdict on all hosts.
     type: str
     required: true
     choices: [fleet, pulsar, opal_server]
@@ -33,17 +35,16 @@ EXAMPLES = r"""
 - name: Collect the problems of this host
   policyfleet.opal.preflight:
     role: opal_server
-  register: __opal_server_preflight
+
+- name: Stop where anything stands in the way, before anything changes
+  policyfleet.opal.preflight:
+    role: fleet
+  run_once: true
 """
 
 RETURN = r"""
-problems:
-  description: What stands in the way, a sentence each.
-  returned: always
-  type: list
-  elements: str
-host:
-  description: What M(policyfleet.opal.host_state) returned; empty where the host could not be read.
-  returned: always
+ansible_facts:
+  description: The state of the host and its problems, under the role's name.
+  returned: when O(role) is not V(fleet)
   type: dict
 """

@@ -97,7 +97,9 @@ def install(module: AnsibleModule, bundle: str, venv: str) -> None:
     python = ["--python", os.path.join(venv, "bin", "python")]
     steps: List[List[str]] = [
         [uv, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", module.params["python"], venv],
-        [uv, "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--compile-bytecode"]
+        # The lock is whole, and overrides a pin of one of its packages: what they ask for is not asked again.
+        [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        + ["--compile-bytecode"]
         + python
         + ["--requirements", os.path.join(bundle, "requirements.txt")],
         [uv, "pip", "install", "--quiet", "--no-index", "--no-deps", "--compile-bytecode"]
