@@ -13,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible_collections.policyfleet.opal.plugins.plugin_utils import client_checks
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import preflight_checks as checks
 
 Variables = Mapping[str, Any]
@@ -22,8 +23,8 @@ Variables = Mapping[str, Any]
 class Reading:
     """What is read of a host for one role, and what judges it."""
 
-    unit: str
-    """The systemd unit, without ``.service``."""
+    units: tuple[str, ...]
+    """The systemd units, without ``.service``."""
     packages: tuple[str, ...]
     """Debian packages that the role may install."""
     problems: Callable[[Variables, Variables, Variables], list[str]]
@@ -32,16 +33,21 @@ class Reading:
 
 ROLES = {
     "pulsar": Reading(
-        unit="pulsar",
+        units=("pulsar",),
         packages=("openjdk-17-jre-headless", "openjdk-21-jre-headless"),
         problems=lambda values, host, groups: checks.pulsar_problems(values, host),
     ),
     "opal_server": Reading(
-        unit="opal-server",
+        units=("opal-server",),
         packages=("ca-certificates", "git", "openssh-client"),
         problems=lambda values, host, groups: checks.opal_server_problems(
             values, host, len(groups.get("opal_server", []))
         ),
+    ),
+    "opal_client": Reading(
+        units=("opal-client", "opal-client-proxy", "opa"),
+        packages=("ca-certificates", "haproxy"),
+        problems=lambda values, host, groups: client_checks.opal_client_problems(values, host),
     ),
 }
 """The roles that have a preflight."""
@@ -121,11 +127,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> tuple[dict[str, Any], list[str]]:
         """Return the host's state, or nothing and why it could not be read."""
         arguments = {
-            "units": [ROLES[role].unit],
+            "units": ROLES[role].units,
             "ports": [values[name] for name in values if name.endswith("_port")],
             "packages": ROLES[role].packages,
             "users": [values[f"{role}_user"]] if values else [],
-            "prefixes": [values[f"{role}_prefix"]] if values else [],
+            "prefixes": [values[name] for name in values if name.endswith("_prefix")],
             "java_home": values.get("pulsar_java_home") or None,
         }
         try:

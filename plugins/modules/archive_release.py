@@ -27,6 +27,9 @@ options:
     description: A tar archive on the host with a single top directory. It is removed when the release is whole.
     type: path
     required: true
+  program:
+    description: The archive is no tar file but a single program, and the release holds it under this name.
+    type: str
   sha512:
     description: The SHA-512 that the archive must have, in hexadecimal.
     type: str
@@ -68,6 +71,7 @@ removed:
 
 import hashlib
 import os
+from typing import List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.policyfleet.opal.plugins.module_utils import releases
@@ -98,6 +102,13 @@ def check_archive(module: AnsibleModule, path: str, wanted: str) -> None:
         )
 
 
+def filling_command(archive: str, folder: str, program: Optional[str]) -> List[str]:
+    """Return the command that fills a release's folder."""
+    if program:
+        return ["install", "--mode", "0755", archive, os.path.join(folder, program)]
+    return ["tar", "-xzf", archive, "-C", folder, "--strip-components=1", "--no-same-owner"]
+
+
 def main() -> None:
     """Unpack the archive unless its release is complete."""
     module = AnsibleModule(
@@ -105,6 +116,7 @@ def main() -> None:
             "prefix": {"type": "path", "required": True},
             "release": {"type": "str", "required": True},
             "archive": {"type": "path", "required": True},
+            "program": {"type": "str"},
             "sha512": {"type": "str", "required": True},
             "keep": {"type": "int", "default": 1},
         },
@@ -118,10 +130,7 @@ def main() -> None:
         module.exit_json(changed=True, path=path, removed=[])
     check_archive(module, ask["archive"], ask["sha512"])
     with releases.filling(ask["prefix"], ask["release"]) as partial:
-        module.run_command(
-            ["tar", "-xzf", ask["archive"], "-C", partial, "--strip-components=1", "--no-same-owner"],
-            check_rc=True,
-        )
+        module.run_command(filling_command(ask["archive"], partial, ask["program"]), check_rc=True)
     os.unlink(ask["archive"])
     gone = releases.prune(ask["prefix"], ask["keep"], ask["release"])
     module.exit_json(changed=True, path=path, removed=gone)

@@ -20,7 +20,7 @@ options:
     description: The role that is checked, or V(fleet) for the verdict on all hosts.
     type: str
     required: true
-    choices: [fleet, pulsar, opal_server]
+    choices: [fleet, pulsar, opal_server, opal_client]
 attributes:
   check_mode:
     support: full

@@ -10,8 +10,8 @@ module: service_health
 short_description: Wait until a service on this host is healthy, or say why it is not
 version_added: 0.1.0
 description:
-  - Asks a URL of the service again and again, within one remote execution, until it answers with 200, the unit is
-    active, it runs with the configuration that was written, and it has all of its worker processes.
+  - Asks a URL of the service again and again, within one remote execution, until it answers with 200 (and with the
+    JSON that is expected, where any is), the unit is active, it runs with the configuration that was written, and it has all of its worker processes.
   - Fails as soon as systemd has given the unit up, and ends with the reason and the last lines of its journal.
 options:
   unit:
@@ -22,6 +22,12 @@ options:
     description: An address of this host that answers 200 when the service is healthy.
     type: str
     required: true
+  expect:
+    description:
+      - What the answer's JSON object must hold, for services that answer 200 although something is amiss, for example
+        V({online: true}).
+    type: dict
+    default: {}
   applied:
     description: The digest that the running main process must have been started with; empty for any.
     type: str
@@ -63,6 +69,7 @@ seconds:
   type: float
 """
 
+import json
 import time
 import urllib.error
 from typing import Any, Dict, List
@@ -77,16 +84,32 @@ JOURNAL_LINES = 15
 """How many lines of the journal a failure shows."""
 
 
-def answer(url: str) -> str:
-    """Return what is wrong with the answer of a URL, empty where it is 200."""
+def unexpected(body: str, expect: Dict[str, Any]) -> str:
+    """Return what a JSON body holds that is not as expected, empty where all of it is."""
     try:
-        status = open_url(url, timeout=5, use_proxy=False, follow_redirects="none").getcode()
+        found = json.loads(body)
+    except ValueError:
+        return "something that is no JSON: %s" % body[:300]
+    if not isinstance(found, dict):
+        return "no JSON object: %s" % body[:300]
+    wrong = [key for key in sorted(expect) if found.get(key) != expect[key]]
+    return ", ".join("%s=%s" % (key, json.dumps(found.get(key))) for key in wrong)
+
+
+def answer(url: str, expect: Dict[str, Any]) -> str:
+    """Return what is wrong with the answer of a URL, empty where it is 200 and holds what is expected."""
+    try:
+        response = open_url(url, timeout=5, use_proxy=False, follow_redirects="none")
+        status, body = response.getcode(), response.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as problem:
         body = problem.read(300).decode("utf-8", "replace").strip()
         return "%s answers %d %s" % (url, problem.code, body)
     except Exception as problem:  # refused, timed out, reset: all mean not yet
         return "%s does not answer (%s)" % (url, problem)
-    return "" if status == 200 else "%s answers %d" % (url, status)
+    if status != 200:
+        return "%s answers %d" % (url, status)
+    wrong = unexpected(body, expect) if expect else ""
+    return "%s answers 200 with %s" % (url, wrong) if wrong else ""
 
 
 def unit_properties(module: AnsibleModule) -> Dict[str, str]:
@@ -129,7 +152,7 @@ def complaint(module: AnsibleModule, unit: Dict[str, str]) -> str:
     found = len(children(pid))
     if found < ask["processes"]:
         return "it has %d of %d worker processes" % (found, ask["processes"])
-    return answer(ask["url"])
+    return answer(ask["url"], ask["expect"])
 
 
 def journal(module: AnsibleModule) -> str:
@@ -155,6 +178,7 @@ def main() -> None:
     arguments: Dict[str, Any] = {
         "unit": {"type": "str", "required": True},
         "url": {"type": "str", "required": True},
+        "expect": {"type": "dict", "default": {}},
         "applied": {"type": "str", "default": ""},
         "digest_variable": {"type": "str", "default": "POLICYFLEET_APPLIED"},
         "processes": {"type": "int", "default": 0},

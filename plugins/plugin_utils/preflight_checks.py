@@ -30,7 +30,7 @@ ARCHITECTURES = ("x86_64", "aarch64")
 BROADCAST_SCHEMES = ("kafka", "postgres", "postgresql", "pulsar", "pulsar+ssl", "redis", "rediss")
 """Schemes of a broadcast URI that link OPAL-servers: permit-broadcaster's, and our pulsar+ssl."""
 
-GROUPS = ("pulsar_standalone", "opal_server")
+GROUPS = ("pulsar_standalone", "opal_server", "opal_client")
 """Inventory groups that mean something to the collection."""
 
 RESERVED_SETTINGS = {
