@@ -1,0 +1,64 @@
+# What a checkout can do. `make help` lists it; everything works from a fresh clone on a Debian machine, as root or as a
+# user with sudo.
+
+PYTHON := .venv/bin/python
+BIN := $(CURDIR)/.venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
+DEMO := -i inventories/demo/hosts.yml
+OPAL_PYTHON := roles/opal_server/files/python
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
+
+# uv would look for certificates in a bundle of its own; a machine's trust is in the system's.
+export UV_SYSTEM_CERTS := true
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv engine images demo demo-down lint test-unit test lock build
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+venv: .venv/.made .ansible/collections/ansible_collections/policyfleet/opal ## Make the controller's virtual environment in .venv
+
+# Made anew when the lock changes; the mark is written last, so a half-made environment is never taken for a whole one.
+.venv/.made: requirements-dev.txt
+	@command -v ssh >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'venv: installing python3-venv and openssh-client'; \
+	    $(SUDO) apt-get update -qq && $(APT_INSTALL) python3-venv openssh-client </dev/null >/dev/null; }
+	@echo 'venv: installing the controller into .venv'
+	@[ -x .venv/bin/python ] || python3 -m venv .venv
+	@# uv comes by the hashes of the lock, too.
+	@sed -n '/^uv==/,/^    # via/p' requirements-dev.txt >.venv/uv.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	@$(BIN)/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements-dev.txt
+	@touch $@
+
+.ansible/collections/ansible_collections/policyfleet/opal:
+	@mkdir -p $(@D) && ln -s ../../../.. $@
+
+engine: ## Make sure that a container engine answers
+	@tests/images/engine
+
+images: engine ## Build the systemd images of the test hosts
+	@tests/images/build.py debian12 debian13
+
+demo: venv engine images ## Make a fleet in containers, roll out to it and prove it; it stays up
+	@echo 'demo: making the hosts'
+	@ansible-playbook $(DEMO) molecule/shared/create.yml
+	@echo 'demo: rolling out'
+	@ansible-playbook $(DEMO) playbooks/site.yml
+	@echo 'demo: proving that every update reaches every worker'
+	@ansible-playbook $(DEMO) playbooks/verify.yml
+
+demo-down: venv ## Remove the demo fleet
+	@ansible-playbook $(DEMO) molecule/shared/destroy.yml
+
+lock: venv ## Compile the pinned requirements anew
+	cd $(CURDIR) && $(COMPILE) requirements-dev.in --output-file requirements-dev.txt
+	$(COMPILE) $(OPAL_PYTHON)/requirements.in --override $(OPAL_PYTHON)/overrides.txt --output-file $(OPAL_PYTHON)/requirements.txt
+	$(COMPILE) $(OPAL_PYTHON)/uv.in --output-file $(OPAL_PYTHON)/uv.txt
+
+build: venv ## Build the collection's archive into .cache/build
+	@mkdir -p .cache/build && ansible-galaxy collection build --force --output-path .cache/build
