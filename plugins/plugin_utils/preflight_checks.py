@@ -94,13 +94,24 @@ def system_problems(state: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def is_own(listener: Mapping[str, Any], state: Mapping[str, Any], unit: str) -> bool:
+    """Tell whether a listener belongs to the unit.
+
+    Where root may not look at other users' processes, as in some containers, a listener has no pid; it is then taken for
+    the unit's own as long as that is running.
+    """
+    if not listener["pid"]:
+        return bool(state["units"].get(unit, {}).get("main_pid"))
+    return bool(listener["unit"] == unit)
+
+
 def port_problems(state: Mapping[str, Any], unit: str, ports: Mapping[str, int]) -> list[str]:
     """Return the ports that something other than the unit listens on."""
     problems = []
     for variable, port in ports.items():
-        others = [row for row in state["listeners"] if row["port"] == port and row["unit"] != unit]
+        others = [row for row in state["listeners"] if row["port"] == port and not is_own(row, state, unit)]
         for row in others[:1]:
-            owner = f"{row['command'] or 'a process'} (pid {row['pid']}" + (
+            owner = f"{row['command'] or 'a process'} (pid {row['pid'] or 'unknown'}" + (
                 f", {row['unit']}.service)" if row["unit"] else ")"
             )
             problems.append(f"port {port} is taken by {owner}: stop it, or set {variable} to another port")

@@ -17,6 +17,7 @@ def host(**changes: Any) -> dict[str, Any]:
         "python": "3.11",
         "java": 0,
         "listeners": [],
+        "units": {},
     }
     return {**state, **changes}
 
@@ -108,6 +109,14 @@ def test_a_single_worker_needs_no_backbone() -> None:
 def test_the_port_of_the_service_itself_is_not_taken() -> None:
     own = [{"port": 7002, "unit": "opal-server", "command": "python", "pid": 7, "address": "0.0.0.0"}]
     assert checks.opal_server_problems(server(), host(listeners=own), servers=2) == []
+
+
+def test_a_listener_that_cannot_be_seen_is_the_units_while_that_runs() -> None:
+    hidden = [{"port": 7002, "unit": "", "command": "", "pid": 0, "address": "0.0.0.0"}]
+    running = host(listeners=hidden, units={"opal-server": {"main_pid": 7}})
+    stopped = host(listeners=hidden, units={"opal-server": {"main_pid": 0}})
+    assert checks.opal_server_problems(server(), running, servers=2) == []
+    assert "port 7002 is taken by a process (pid unknown)" in checks.opal_server_problems(server(), stopped, servers=2)[0]
 
 
 @pytest.mark.parametrize(
