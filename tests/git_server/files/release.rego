@@ -1,0 +1,3 @@
+package release
+
+number = 1
