@@ -1,0 +1,620 @@
+"""The heart: one connection to the topic per process, which loses nothing while it breaks and is made again.
+
+Everything here runs on the event loop's thread, and nothing here waits for a broker except the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from loguru import logger
+
+from opal_backbone import __version__, wire
+from opal_backbone.link import Link, LinkError, Position, Received, open_link
+from opal_backbone.metrics import Metrics
+from opal_backbone.outbox import BufferFullError, Entry, Outbox
+from opal_backbone.sequence import SequenceTracker
+from opal_backbone.settings import Settings
+from opal_backbone.spool import Spool
+
+Stream = Callable[[str | None], None]
+"""Where a subscriber's events go, as OPAL's JSON text; None ends the stream: events were missed or may have been."""
+
+_TICK = 0.25
+_BACKOFF = (0.5, 1.0, 2.0, 3.0, 5.0)
+_RECENT = 100
+_TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
+
+
+class Core:
+    """Publishes and reads for one process. Make it after fork, in the process that uses it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        """Prepare; `start` connects."""
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.pid = os.getpid()
+        self.publisher_id = f"{socket.gethostname()}:{self.pid}:{os.urandom(6).hex()}"
+        self.on_deaf: Callable[[str], None] | None = None
+        """Called once if the worker has been deaf for longer than the setting allows."""
+
+        self._outbox = Outbox(settings.buffer_events, settings.buffer_bytes)
+        self._tracker = SequenceTracker()
+        self._spool = Spool(settings.spool_dir) if settings.spool_dir else None
+        self._position: Position | None = None
+        self._position_checked = False
+        self._unread: deque[Received] = deque()
+        self._streams: list[Stream] = []
+        self._echo: set[int] = set()
+
+        self._link: Link | None = None
+        self._broken: asyncio.Future[str] | None = None
+        self._up = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._closed = False
+        self._deaf_told = False
+        self._overflowed = False
+
+        now = time.monotonic()
+        self._started_at = now
+        self._up_since = now
+        self._listening_since = now
+        self._heard_at = now
+        self._own_heard_at = now
+        self._progress_at = now
+        self._disconnected_since: float | None = None
+        self._heartbeat_since: float | None = None
+        self._heartbeat_sent = 0.0
+        self._last_beat = float("-inf")
+        self._ever_up = False
+        self._last_error = ""
+        self._error_logged_at = float("-inf")
+        self._malformed_kinds: set[str] = set()
+        self._last_event: tuple[str, float] | None = None
+        self._last_gap: tuple[str, float] | None = None
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect, in the background; a broker that is away is waited for."""
+        if self._supervisor is None:
+            self._take_up_spool()
+            self._supervisor = asyncio.create_task(self._supervise(), name="opal-backbone supervisor")
+            self._ticker = asyncio.create_task(self._tick_forever(), name="opal-backbone ticker")
+
+    async def ready(self, timeout: float) -> None:
+        """Wait until there is a connection.
+
+        Raises:
+            ConnectionError: there was none within `timeout` seconds.
+        """
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout)
+        except TimeoutError:
+            raise ConnectionError(f"no connection to Pulsar: {self._last_error or 'still trying'}") from None
+
+    async def stop(self) -> int:
+        """Publish what waits, for at most the set time, and end the connection.
+
+        Returns:
+            How many accepted events reached no broker. They are in the spool, if there is one, or lost.
+        """
+        if self._closed:
+            return 0
+        deadline = time.monotonic() + self.settings.stop_timeout
+        while self._outbox and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._closed = True
+        for task in (self._supervisor, self._ticker):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(t for t in (self._supervisor, self._ticker) if t is not None), return_exceptions=True)
+        left = len(self._outbox)
+        if left:
+            self._keep_or_give_up()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close(timeout=1.0)
+        return left
+
+    def _keep_or_give_up(self) -> None:
+        entries = list(self._outbox)
+        if self._spool is not None:
+            try:
+                self._spool.save((entry.payload, entry.accepted) for entry in entries)
+            except OSError as error:
+                logger.error(f"Backbone: could not keep {len(entries)} unpublished event(s) on disk: {error}")
+            else:
+                logger.warning(f"Backbone: kept {len(entries)} unpublished event(s) on disk for the next start")
+                return
+        self.metrics.count("given_up", len(entries))
+        logger.error(f"Backbone: stopped with {len(entries)} accepted event(s) that no broker has; they are lost")
+
+    def _take_up_spool(self) -> None:
+        """Publish again what the last life of a worker of this host could not."""
+        if self._spool is None:
+            return
+        for batch in self._spool.claim():
+            try:
+                for payload, accepted in batch.events:
+                    entry = self._accept(payload, echo=True, accepted=accepted)
+                    batch.numbers.add(entry.number)
+            except BufferFullError:
+                self._spool.release(batch)
+                break
+            logger.warning(f"Backbone: publishing {len(batch.events)} event(s) kept on disk by an earlier worker")
+
+    async def _supervise(self) -> None:
+        """Keep a link up for ever."""
+        attempt = 0
+        while True:
+            wall = time.time()
+            stamp = wire.Stamp(self.publisher_id, self._acknowledged_number(), "heartbeat", wall)
+            try:
+                link = await open_link(
+                    self.settings, self._position, (wire.heartbeat_payload(self.publisher_id), stamp.properties())
+                )
+            except LinkError as error:
+                attempt += 1
+                self._connect_failed(str(error))
+                await asyncio.sleep(_backoff(attempt))
+                continue
+            self._take_up(link)
+            assert self._broken is not None
+            reason = await self._broken
+            self._let_go(link, reason)
+            if time.monotonic() - self._up_since > 5:
+                attempt = 0
+            else:  # it breaks as soon as it is made: do not hammer the broker
+                attempt += 1
+                await asyncio.sleep(_backoff(attempt))
+
+    def _connect_failed(self, error: str) -> None:
+        self.metrics.count("connect_failures")
+        now = time.monotonic()
+        if error != self._last_error or now - self._error_logged_at > 60:
+            self._error_logged_at = now
+            logger.warning(f"Backbone: cannot connect ({error}); trying again, {len(self._outbox)} event(s) wait")
+        self._last_error = error
+
+    def _take_up(self, link: Link) -> None:
+        now = time.monotonic()
+        again = self._ever_up
+        self._link, self._broken = link, asyncio.get_running_loop().create_future()
+        self._up_since = self._progress_at = now
+        if not again:
+            self._heard_at = now
+        self._disconnected_since = self._heartbeat_since = None
+        self._position = self._position or link.start
+        self._position_checked = False
+        self._unread.clear()
+        self._outbox.rewind()
+        self._ever_up = True
+        self._last_error = ""
+        self.metrics.count("connects")
+        logger.info(
+            f"Backbone: {'re' if again else ''}connected to {self.settings.topic}, reading from {self._position}"
+            + (f", {len(self._outbox)} event(s) to publish" if self._outbox else "")
+        )
+        link.read(lambda messages: self._take(link, messages), lambda reason: self._break(link, reason))
+        if not self._streams:
+            link.pause()
+        self._up.set()
+        self._pump()
+
+    def _let_go(self, link: Link, reason: str) -> None:
+        logger.warning(f"Backbone: {reason}; connecting anew, {len(self._outbox)} event(s) wait")
+        self._last_error = reason
+        self._link = None
+        self._up.clear()
+        self._unread.clear()
+        link.abandon()
+
+    def _break(self, link: Link, reason: str) -> None:
+        if link is self._link and self._broken is not None and not self._broken.done():
+            self._broken.set_result(reason)
+
+    # --- publishing -------------------------------------------------------------------------------------------------
+
+    def publish(self, payload: bytes, *, echo: bool = False) -> int:
+        """Accept an event for publishing; it never waits.
+
+        Args:
+            payload: the event in OPAL's backbone schema.
+            echo: hand the event to this worker's own subscribers too when it comes back.
+
+        Returns:
+            The event's number among those of this publisher.
+
+        Raises:
+            BufferFullError: the buffer has reached one of its bounds, so the event was not accepted.
+            RuntimeError: the backbone has been stopped.
+        """
+        if self._closed:
+            raise RuntimeError("the backbone has been stopped")
+        try:
+            entry = self._accept(payload, echo=echo)
+        except BufferFullError as error:
+            self.metrics.count("refused")
+            if not self._overflowed:
+                self._overflowed = True
+                logger.error(
+                    f"Backbone: event refused: {error}. OPAL's replay buffer takes over until it is empty again"
+                )
+            raise
+        self._pump()
+        return entry.number
+
+    def _accept(self, payload: bytes, *, echo: bool, accepted: float | None = None) -> Entry:
+        entry = self._outbox.add(payload, accepted or time.time(), time.monotonic(), echo=echo)
+        self.metrics.count("accepted")
+        if echo:
+            self.metrics.count("deferred")
+            self._echo.add(entry.number)
+        return entry
+
+    def _pump(self) -> None:
+        """Hand to the link what it has room for."""
+        link = self._link
+        if link is None:
+            return
+        while self._outbox.in_flight < self.settings.in_flight:
+            if not self._outbox.in_flight:
+                self._progress_at = time.monotonic()
+            entry = self._outbox.next_unsent()
+            if entry is None:
+                return
+            if entry.sent > 1:
+                self.metrics.count("retried")
+            stamp = wire.Stamp(self.publisher_id, entry.number, "event", entry.accepted)
+            number = entry.number
+            link.send(
+                entry.payload,
+                stamp.properties(),
+                lambda reason, _id, number=number: self._acknowledged(link, number, reason),  # type: ignore[misc]
+            )
+
+    def _acknowledged(self, link: Link, number: int, reason: str) -> None:
+        if not reason:
+            # an earlier link's acknowledgement is as good: the broker has the event
+            if self._outbox.acknowledge(number) is not None:
+                self.metrics.count("published")
+                if self._spool is not None:
+                    self._spool.acknowledge(number)
+        elif link is not self._link:
+            return
+        elif link.is_poison(reason):
+            if self._outbox.acknowledge(number) is not None:
+                self._echo.discard(number)
+                self.metrics.count("given_up")
+                logger.error(f"Backbone: event {number} was given up, the broker will never take it: {reason}")
+        else:
+            self._break(link, f"publishing failed with {reason}")
+            return
+        if link is self._link:
+            self._progress_at = time.monotonic()
+            self._pump()
+
+    def _acknowledged_number(self) -> int:
+        """Return the number up to which everything has been acknowledged."""
+        oldest = self._outbox.oldest()
+        return self._outbox.last_number if oldest is None else oldest.number - 1
+
+    def away(self) -> str:
+        """Tell why an event published now would not reach the fleet at once; empty if it would."""
+        now = time.monotonic()
+        hold_after = self.settings.hold_after
+        if self._link is None:
+            return "there is no connection"
+        if self._disconnected_since is not None:
+            return "the connection is lost"
+        if self._outbox.in_flight and now - self._progress_at > hold_after:
+            return f"nothing was acknowledged for {hold_after:g} s"
+        if self._heartbeat_since is not None and now - self._heartbeat_since > hold_after:
+            return f"no heartbeat was acknowledged for {hold_after:g} s"
+        return ""
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether events that were held back have not come back yet."""
+        return bool(self._echo)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def attach(self, stream: Stream) -> None:
+        """Hand events to `stream` from here on: nothing is missed between one stream's end and the next one's start."""
+        first = not self._streams
+        self._streams.append(stream)
+        if first:
+            self._listening_since = time.monotonic()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def detach(self, stream: Stream) -> None:
+        """Hand no more events to `stream`."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+        if not self._streams and self._link is not None:
+            self._link.pause()
+
+    def _go_on(self) -> None:
+        if self._streams:
+            self._process()
+        if self._streams and self._link is not None:
+            self._link.resume()
+
+    def _take(self, link: Link, messages: list[Received]) -> None:
+        if link is self._link:
+            self._unread.extend(messages)
+            self._process()
+
+    def _process(self) -> None:
+        """Take unread messages as long as somebody listens."""
+        while self._unread and self._streams:
+            message = self._unread.popleft()
+            if self._in_place(message):
+                self._heard_at = time.monotonic()
+                self._handle(message)
+
+    def _in_place(self, message: Received) -> bool:
+        """Check where a message stands in the topic; tell whether it is to be handled now.
+
+        The reader was started at the last message taken, so that one comes first, unless the topic lost it, and then
+        perhaps others after it.
+        """
+        if self._position is None:
+            self._position = message.position
+            return True
+        key, last = message.position.key, self._position.key
+        if not self._position_checked:
+            self._position_checked = True
+            if key == last:
+                self._heard_at = time.monotonic()
+                return False
+            self._unread.appendleft(message)
+            if key < last:
+                self._position = None
+            where = "starts anew" if key < last else "no longer holds the place where reading stopped"
+            self._gap(f"the topic {where} (stopped at {_show(last)}, goes on at {message.position})")
+            return False
+        if key < last and self._is_awaited_heartbeat(message):
+            # a heartbeat sent a moment ago has an older place than what was read: this is another topic of that name
+            self._position = message.position
+            self._gap(f"the topic starts anew (stopped at {_show(last)}, goes on at {message.position})")
+            return False
+        if key <= last:
+            self.metrics.count("duplicates")
+            return False
+        self._position = message.position
+        return True
+
+    def _is_awaited_heartbeat(self, message: Received) -> bool:
+        try:
+            stamp = wire.read_stamp(message.properties)
+        except wire.MalformedError:
+            return False
+        return (
+            stamp is not None
+            and stamp.kind == "heartbeat"
+            and stamp.publisher == self.publisher_id
+            and abs(stamp.sent - self._heartbeat_sent) < 1e-5
+        )
+
+    def _handle(self, message: Received) -> None:
+        now, wall = time.monotonic(), time.time()
+        try:
+            stamp = wire.read_stamp(message.properties)
+            if stamp is None:
+                text = wire.check_payload(message.payload)
+            elif stamp.kind == "heartbeat":
+                self._heartbeat_heard(stamp, now, wall)
+                return
+            else:
+                text = message.payload.decode()
+        except (wire.MalformedError, UnicodeDecodeError) as error:
+            self._malformed(message, error)
+            return
+        if stamp is not None:
+            if not self._tracker.observe(stamp.publisher, stamp.number, now):
+                self.metrics.count("duplicates")
+                return
+            self.metrics.latency(wall - stamp.sent)
+        self.metrics.count("received")
+        self._last_event = (str(message.position), wall)
+        own = stamp is not None and stamp.publisher == self.publisher_id
+        self._remember(message, stamp, wall)
+        if own and stamp is not None:
+            self._own_heard_at = now
+            if stamp.number not in self._echo:
+                return  # OPAL gave it to this worker's subscribers when it was published
+            self._echo.discard(stamp.number)
+        self.metrics.count("delivered")
+        for stream in list(self._streams):
+            stream(text)
+
+    def _heartbeat_heard(self, stamp: wire.Stamp, now: float, wall: float) -> None:
+        self.metrics.count("heartbeats_received")
+        self._tracker.announce(stamp.publisher, stamp.number, now)
+        if stamp.publisher == self.publisher_id:
+            self._own_heard_at = now
+            self.metrics.round_trip(wall - stamp.sent)
+
+    def _remember(self, message: Received, stamp: wire.Stamp | None, wall: float) -> None:
+        topics = _TOPICS.search(message.payload, 0, 4096)
+        self._recent.append(
+            {
+                "id": str(message.position),
+                "publisher": stamp.publisher if stamp else None,
+                "number": stamp.number if stamp else None,
+                "topics": topics[1].decode(errors="replace") if topics else None,
+                "sent": stamp.sent if stamp else message.publish_time,
+                "received": wall,
+            }
+        )
+
+    def _malformed(self, message: Received, error: Exception) -> None:
+        self.metrics.count("malformed")
+        kind = error.kind if isinstance(error, wire.MalformedError) else "not UTF-8"
+        if kind not in self._malformed_kinds:
+            self._malformed_kinds.add(kind)
+            logger.warning(
+                f"Backbone: message {message.position} on {self.settings.topic} skipped ({error});"
+                " further ones of this kind are only counted"
+            )
+
+    def _gap(self, reason: str) -> None:
+        """End every stream, so that OPAL replays what it kept and lets its clients fetch everything again."""
+        self.metrics.count("gaps")
+        self._last_gap = (reason, time.time())
+        logger.warning(f"Backbone: gap: {reason}; OPAL's clients on this worker are to resynchronise")
+        streams, self._streams = self._streams, []
+        if self._link is not None:
+            self._link.pause()
+        for stream in streams:
+            stream(None)
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            late, last = now - last > _TICK + 1, now
+            try:
+                # after a pause of the whole process its ages mean nothing: what arrived meanwhile has its turn first
+                self._tick(now, judge=not late)
+            except Exception:
+                logger.exception("Backbone: the watch failed this time")
+
+    def _tick(self, now: float, *, judge: bool) -> None:
+        link = self._link
+        if link is not None:
+            if link.is_connected():
+                self._disconnected_since = None
+            elif self._disconnected_since is None:
+                self._disconnected_since = now
+            if judge:
+                self._judge(link, now)
+            self._beat(link, now)
+        missed = self._tracker.overdue(now, self.settings.gap_grace)
+        if missed:
+            self.metrics.count("missed", len(missed))
+            self._echo.difference_update(number for publisher, number in missed if publisher == self.publisher_id)
+            self._gap(f"{len(missed)} event(s) were published and did not arrive")
+        if self._overflowed and link is not None and not self._outbox and self._disconnected_since is None:
+            self._overflowed = False
+            self._gap("events were refused while the buffer was full")
+        self._look_at_deafness()
+        oldest = self._outbox.oldest()
+        self.metrics.gauge("connected", float(link is not None and not self.unhealthy()))
+        self.metrics.gauge("waiting", len(self._outbox))
+        self.metrics.gauge("waiting_bytes", self._outbox.bytes)
+        self.metrics.gauge("heard_age_seconds", now - self._heard_at)
+        self.metrics.gauge("oldest_waiting_seconds", now - oldest.since if oldest else 0.0)
+
+    def _judge(self, link: Link, now: float) -> None:
+        """Break a link that is of no use, whatever the client library thinks of it."""
+        settings = self.settings
+        if self._disconnected_since is not None and now - self._disconnected_since > settings.reconnect_after:
+            self._break(link, f"the connection was lost {settings.reconnect_after:g} s ago")
+        elif self._outbox.in_flight and now - self._progress_at > settings.ack_timeout:
+            self._break(link, f"no event was acknowledged for {settings.ack_timeout:g} s")
+        elif self._heartbeat_since is not None and now - self._heartbeat_since > settings.ack_timeout:
+            self._break(link, f"no heartbeat was acknowledged for {settings.ack_timeout:g} s")
+        elif self._streams and now - max(self._heard_at, self._up_since, self._listening_since) > settings.deaf_after:
+            self._break(link, f"nothing was heard from the topic for {settings.deaf_after:g} s")
+
+    def _beat(self, link: Link, now: float) -> None:
+        """Send a heartbeat when nothing of this worker's own has come by for a while and nothing is under way."""
+        if self._outbox or self._heartbeat_since is not None:
+            return
+        if now - self._own_heard_at < self.settings.heartbeat_interval:
+            return
+        if now - self._last_beat < self.settings.heartbeat_interval:
+            return
+        self._last_beat = self._heartbeat_since = now
+        self._heartbeat_sent = time.time()
+        stamp = wire.Stamp(self.publisher_id, self._outbox.last_number, "heartbeat", self._heartbeat_sent)
+
+        def done(reason: str, _message_id: Any) -> None:
+            if link is not self._link:
+                return
+            self._heartbeat_since = None
+            if reason:
+                self._break(link, f"a heartbeat failed with {reason}")
+            else:
+                self.metrics.count("heartbeats_sent")
+
+        link.send(wire.heartbeat_payload(self.publisher_id), stamp.properties(), done)
+
+    def unhealthy(self) -> str:
+        """Say why this worker cannot be relied upon to hear every event; empty if it can."""
+        now = time.monotonic()
+        if not self._ever_up:
+            return f"not connected to the backbone yet: {self._last_error or 'connecting'}"
+        if now - self._heard_at > self.settings.deaf_after:
+            why = self._last_error or self.away() or ("" if self._streams else "OPAL does not listen")
+            return f"deaf: nothing heard from the backbone for {now - self._heard_at:.0f} s" + (
+                f" ({why})" if why else ""
+            )
+        return ""
+
+    def _look_at_deafness(self) -> None:
+        limit = self.settings.restart_after
+        since = self._heard_at if self._ever_up else self._started_at
+        if not limit or self._deaf_told or time.monotonic() - since <= limit:
+            return
+        self._deaf_told = True
+        if self.on_deaf is not None:
+            self.on_deaf(f"deaf for more than {limit:g} s: {self.unhealthy()}")
+
+    def state(self) -> dict[str, Any]:
+        """Return what there is to know about this worker, for JSON. Ages are seconds, times seconds since the epoch."""
+        now, wall = time.monotonic(), time.time()
+        oldest = self._outbox.oldest()
+        reason = self.unhealthy()
+        return {
+            "pid": self.pid,
+            "host": socket.gethostname(),
+            "version": __version__,
+            "publisher": self.publisher_id,
+            "topic": self.settings.topic,
+            "written": wall,
+            "uptime": now - self._started_at,
+            "connected": self._link is not None and self._disconnected_since is None,
+            "listening": bool(self._streams),
+            "healthy": not reason,
+            "reason": reason,
+            "away": self.away(),
+            "while_away": self.settings.while_away,
+            "position": str(self._position) if self._position else None,
+            "heard_age": now - self._heard_at,
+            "last_event": {"id": self._last_event[0], "age": wall - self._last_event[1]} if self._last_event else None,
+            "last_gap": {"reason": self._last_gap[0], "age": wall - self._last_gap[1]} if self._last_gap else None,
+            "last_error": self._last_error,
+            "waiting": len(self._outbox),
+            "waiting_bytes": self._outbox.bytes,
+            "oldest_waiting": now - oldest.since if oldest else 0.0,
+            "last_number": self._outbox.last_number,
+            "counters": self.metrics.as_dict(),
+            "recent": list(self._recent),
+        }
+
+
+def _backoff(attempt: int) -> float:
+    """Return how many seconds to wait before the next attempt; uneven, so that a fleet does not come in step."""
+    return _BACKOFF[min(attempt, len(_BACKOFF)) - 1] * random.uniform(0.6, 1.0)
+
+
+def _show(key: tuple[int, int, int]) -> str:
+    return f"{key[0]}:{key[1]}"

@@ -1,0 +1,75 @@
+"""gunicorn's configuration for OPAL-server on this backbone: `gunicorn -c python:opal_backbone.gunicorn_conf ...`.
+
+Read by gunicorn's master before any worker is forked; nothing of Pulsar's client is made here. Options on gunicorn's
+command line come before what is set here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from opal_backbone.settings import EXIT_BAD_SETTINGS, SettingsError, is_pulsar_uri, load
+
+bind = f"{os.environ.get('OPAL_SERVER_HOST') or '0.0.0.0'}:{os.environ.get('OPAL_SERVER_PORT') or '7002'}"
+workers = int(os.environ.get("UVICORN_NUM_WORKERS") or 1)
+worker_class = "uvicorn.workers.UvicornWorker"
+timeout = 30
+keepalive = 5
+# a stopping worker publishes what it still holds; systemd's TimeoutStopSec lies above this
+graceful_timeout = 9
+
+
+def _check_settings() -> None:
+    if not is_pulsar_uri(os.environ.get("OPAL_BROADCAST_URI")):
+        return
+    try:
+        load()
+    except SettingsError as error:
+        print(f"opal-backbone: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_SETTINGS)
+
+
+def _state_directory() -> Path:
+    given = os.environ.get("OPAL_BACKBONE_STATE_DIR") or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    directory = Path(given or tempfile.mkdtemp(prefix="opal-backbone-"))
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for leftover in directory.glob("*worker-*"):
+            leftover.unlink(missing_ok=True)
+        figures = directory / "prometheus"
+        shutil.rmtree(figures, ignore_errors=True)
+        figures.mkdir(mode=0o750)
+    except OSError as error:
+        print(f"opal-backbone: OPAL_BACKBONE_STATE_DIR {directory} cannot be used: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_BAD_SETTINGS)
+    # read by prometheus_client when a worker imports it
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(figures)
+    os.environ["OPAL_BACKBONE_STATE_DIR"] = str(directory)
+    return directory
+
+
+_check_settings()
+_directory = _state_directory()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget the gauges and the state of a worker that has ended; its counts stay in the host's sums."""
+    with contextlib.suppress(Exception):
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    (_directory / f"worker-{worker.pid}.json").unlink(missing_ok=True)
+
+
+def when_ready(server: Any) -> None:
+    """Do what OPAL's own image does before workers start: fetch the registered scopes, where there are any."""
+    if os.environ.get("OPAL_SCOPES", "").lower() in ("1", "true", "yes", "on", "y"):
+        from opal_server.scopes.task import ScopesPolicyWatcherTask
+
+        ScopesPolicyWatcherTask.preload_scopes()

@@ -1,0 +1,345 @@
+"""One connection to Pulsar: a client, a producer and a reader, made together and thrown away together.
+
+The only module that knows pulsar-client. It uses the C extension's asynchronous calls, so that no thread of ours ever
+waits for a broker. Their callbacks run on the extension's threads, where an exception would end the process: each one
+does nothing but hand its arguments to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _pulsar
+import pulsar
+
+from opal_backbone.settings import Settings
+
+_generations = itertools.count(1)
+_RECEIVER_QUEUE = 1_000
+_READ_AT_ONCE = 200
+_POISON = ("MessageTooBig", "InvalidMessage")
+"""Results that no repetition will ever turn into success."""
+
+
+class LinkError(ConnectionError):
+    """A call to Pulsar failed; the message is Pulsar's own name for the reason."""
+
+    def __init__(self, doing: str, reason: str) -> None:
+        """Remember what was attempted and why it failed."""
+        super().__init__(f"{doing}: {reason}")
+        self.reason = reason
+
+
+class Position:
+    """A place in the topic; comparable, and good for starting a reader again."""
+
+    __slots__ = ("key", "raw")
+
+    def __init__(self, raw: Any) -> None:
+        """Wrap the extension's message id."""
+        self.raw = raw
+        self.key: tuple[int, int, int] = (raw.ledger_id(), raw.entry_id(), raw.batch_index())
+
+    def __str__(self) -> str:
+        """Show the place as Pulsar's tools do: ledger:entry, and the index in a batch where there is one."""
+        ledger, entry, batch = self.key
+        return f"{ledger}:{entry}" if batch < 0 else f"{ledger}:{entry}:{batch}"
+
+
+class Received:
+    """A message as it came off the topic."""
+
+    __slots__ = ("payload", "position", "properties", "publish_time")
+
+    def __init__(self, raw: Any) -> None:
+        """Copy what is needed out of the extension's message. `publish_time` is seconds of the broker's clock."""
+        self.position = Position(raw.message_id())
+        self.payload: bytes = raw.data()
+        self.properties: dict[str, str] = dict(raw.properties())
+        self.publish_time: float = raw.publish_timestamp() / 1000
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    """Call `function` on the loop. Never raises: this runs on the extension's threads."""
+    with contextlib.suppress(BaseException):
+        loop.call_soon_threadsafe(function, *args)
+
+
+async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeout: float) -> Any:
+    """Start an asynchronous call of the extension and wait for its result, at most `timeout` seconds.
+
+    Raises:
+        LinkError: the call failed or did not come back in time.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, value: Any) -> None:
+        if future.done():
+            return
+        if result == _pulsar.Result.Ok:
+            future.set_result(value)
+        else:
+            future.set_exception(LinkError(doing, result.name))
+
+    def callback(result: Any, value: Any = None) -> None:
+        _hand_over(loop, settle, result, value)
+
+    start(callback)
+    try:
+        return await asyncio.wait_for(future, timeout)
+    except TimeoutError:
+        raise LinkError(doing, f"no answer in {timeout:g} s") from None
+
+
+class _TokenFile:
+    """Reads the token anew whenever the client asks, so that a rotated file is taken up without a restart."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._last = ""
+
+    def __call__(self) -> str:
+        try:
+            token = self._path.read_text().strip()
+            if token:
+                self._last = token
+        except (
+            Exception
+        ):  # on a thread of the extension, where nothing may be raised: the last token is the best answer
+            pass
+        return self._last
+
+
+def make_client(settings: Settings) -> Any:
+    """Make a client of pulsar-client; it connects later, on the first call that needs a broker.
+
+    Raises:
+        LinkError: the settings were refused.
+    """
+    authentication = None
+    if settings.token_file:
+        authentication = pulsar.AuthenticationToken(_TokenFile(settings.token_file))
+    elif settings.tls_cert_file:
+        authentication = pulsar.AuthenticationTLS(settings.tls_cert_file, settings.tls_key_file)
+    try:
+        return pulsar.Client(
+            settings.service_url,
+            authentication=authentication,
+            operation_timeout_seconds=max(1, round(settings.operation_timeout)),
+            connection_timeout_ms=round(settings.connect_timeout * 1000),
+            stats_interval_in_seconds=0,
+            tls_trust_certs_file_path=settings.tls_ca_file,
+            tls_validate_hostname=settings.uses_tls and settings.tls_verify_hostname,
+            tls_certificate_file_path=settings.tls_cert_file,
+            tls_private_key_file_path=settings.tls_key_file,
+            logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
+        )
+    except Exception as error:
+        raise LinkError("make a Pulsar client", str(error)) from error
+
+
+class Link:
+    """A live connection: sends in order, and reads in order from a given place on."""
+
+    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Take over a client; use `open_link` to make a whole link."""
+        self.generation = next(_generations)
+        self.start: Position
+        self._client = client
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._producer: Any = None
+        self._reader: Any = None
+        self._inbox: deque[tuple[Any, Any]] = deque()
+        self._asked = False
+        self._paused = True
+        self._closed = False
+        self._on_messages: Callable[[list[Received]], None] = lambda _messages: None
+        self._on_broken: Callable[[str], None] = lambda _reason: None
+
+    def is_connected(self) -> bool:
+        """Tell whether both directions have a connection, as far as the client library knows."""
+        return bool(self._producer.is_connected() and self._reader.is_connected())
+
+    def send(self, payload: bytes, properties: dict[str, str], done: Callable[[str, Any], None]) -> None:
+        """Hand a message to the client library; it never waits.
+
+        `done` is called on the loop with an empty text and the message's raw id, or with the reason for a failure.
+        """
+        builder = _pulsar.MessageBuilder()
+        builder.content(payload)
+        for name, value in properties.items():
+            builder.property(name, value)
+        loop = self._loop
+
+        def callback(result: Any, message_id: Any) -> None:
+            _hand_over(loop, done, "" if result == _pulsar.Result.Ok else result.name, message_id)
+
+        self._producer.send_async(builder.build(), callback)
+
+    @staticmethod
+    def is_poison(reason: str) -> bool:
+        """Tell whether a failed message must not be sent again."""
+        return reason in _POISON
+
+    def read(self, on_messages: Callable[[list[Received]], None], on_broken: Callable[[str], None]) -> None:
+        """Begin to read. Messages come in order and in lots.
+
+        `on_broken` is called with the reason if reading ends before the link is closed.
+        """
+        self._on_messages, self._on_broken = on_messages, on_broken
+        self.resume()
+
+    def pause(self) -> None:
+        """Hand out no more messages; they stay where they are, mostly with the broker."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Hand out messages again after `pause`, the first one not before this call has returned."""
+        self._paused = False
+        self._loop.call_soon(self._fetch)
+
+    def _callback(self, result: Any, message: Any) -> None:
+        """Take one answer of the reader, which comes from within the call when a message is at hand."""
+        if threading.get_ident() == self._loop_thread:
+            self._asked = False
+            self._inbox.append((result, message))
+        else:
+            _hand_over(self._loop, self._arrived, result, message)
+
+    def _arrived(self, result: Any, message: Any) -> None:
+        self._asked = False
+        self._inbox.append((result, message))
+        self._fetch()
+
+    def _fetch(self) -> None:
+        for _ in range(_READ_AT_ONCE):
+            if self._closed or self._paused or self._asked:
+                break
+            self._asked = True
+            self._reader.read_next_async(self._callback)
+        self._deliver()
+        if not (self._closed or self._paused or self._asked):
+            # more may be at hand: everything else on the loop has its turn first
+            self._loop.call_soon(self._fetch)
+
+    def _deliver(self) -> None:
+        if self._closed or self._paused or not self._inbox:
+            return
+        messages, broken = [], ""
+        while self._inbox:
+            result, raw = self._inbox.popleft()
+            if result == _pulsar.Result.Ok:
+                messages.append(Received(raw))
+            else:
+                broken = result.name
+                self._paused = True
+        if messages:
+            self._on_messages(messages)
+        if broken:
+            self._on_broken(f"reading ended with {broken}")
+
+    async def close(self, timeout: float) -> None:
+        """End the link politely, waiting for the broker at most `timeout` seconds, and then in any case."""
+        self._closed = True
+        with contextlib.suppress(LinkError):
+            await _call("close the client", self._client._client.close_async, timeout)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the link at once, without a word to the broker, which may be gone.
+
+        The library's own shutdown can take a moment to end its threads, so a thread of ours waits for it.
+        """
+        self._closed = True
+        dispose(self._client)
+
+
+def dispose(client: Any) -> None:
+    """Shut a client down without waiting for it."""
+
+    def shut_down() -> None:
+        with contextlib.suppress(Exception):
+            client.shutdown()
+
+    threading.Thread(target=shut_down, name="opal-backbone-dispose", daemon=True).start()
+
+
+async def open_link(
+    settings: Settings,
+    start: Position | None,
+    sentinel: tuple[bytes, dict[str, str]],
+) -> Link:
+    """Connect, and make a producer and a reader on the topic.
+
+    Args:
+        settings: where to and how.
+        start: the last message that was taken, where reading goes on: it is the first message that the reader gets, if
+            the topic still has it. None on the first connection, which reads from its own sentinel on: a reader that
+            starts at "latest" and has received nothing loses its place when it reconnects.
+        sentinel: payload and properties of the message to publish where there is no `start`.
+
+    Raises:
+        LinkError: any step failed; nothing of the attempt is left behind.
+    """
+    timeout = settings.operation_timeout + 1
+    client = make_client(settings)
+    link = Link(client, asyncio.get_running_loop())
+    name = f"opal-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    raw = client._client
+    try:
+        partitions = await _call(
+            f"look up {settings.topic}", lambda done: raw.get_topic_partitions_async(settings.topic, done), timeout
+        )
+        if list(partitions) != [settings.topic]:
+            raise LinkError(f"use {settings.topic}", "it is a partitioned topic, which keeps no order")
+        conf = _pulsar.ProducerConfiguration()
+        conf.producer_name(name)
+        conf.schema(pulsar.schema.BytesSchema().schema_info())
+        # the outbox decides how long to wait and what to repeat, never the library
+        conf.send_timeout_millis(0)
+        conf.max_pending_messages(settings.in_flight + 100)
+        conf.block_if_queue_full(False)
+        conf.batching_enabled(False)
+        link._producer = await _call(
+            f"make a producer on {settings.topic}",
+            lambda done: raw.create_producer_async(settings.topic, conf, done),
+            timeout,
+        )
+        if start is None:
+            start = Position(await _call("publish the sentinel", lambda done: _send(link, *sentinel, done), timeout))
+        link.start = start
+        reading = _pulsar.ReaderConfiguration()
+        reading.reader_name(name)
+        reading.subscription_role_prefix("opal-backbone")
+        reading.receiver_queue_size(_RECEIVER_QUEUE)
+        reading.schema(pulsar.schema.BytesSchema().schema_info())
+        reading.start_message_id_inclusive(True)
+        link._reader = await _call(
+            f"make a reader on {settings.topic}",
+            lambda done: raw.create_reader_async(settings.topic, start.raw, reading, done),
+            timeout,
+        )
+    except BaseException:
+        link.abandon()
+        raise
+    return link
+
+
+def _send(link: Link, payload: bytes, properties: dict[str, str], done: Callable[..., None]) -> None:
+    """Send one message with the extension's own kind of callback."""
+    builder = _pulsar.MessageBuilder()
+    builder.content(payload)
+    for name, value in properties.items():
+        builder.property(name, value)
+    link._producer.send_async(builder.build(), done)

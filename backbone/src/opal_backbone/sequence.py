@@ -1,0 +1,90 @@
+"""Per-publisher sequence numbers: what is new, what came before, and what never came."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+MAX_PUBLISHERS = 4096
+"""Publishers remembered at once; the one heard of longest ago is forgotten first."""
+MAX_MISSING = 200_000
+"""Missing numbers remembered for one publisher. A jump by more is counted in full and remembered in part."""
+
+
+@dataclass
+class _Publisher:
+    last: int
+    # number -> when it was first missed, in seconds of the caller's monotonic clock; None once reported
+    missing: dict[int, float | None] = field(default_factory=dict)
+
+
+class SequenceTracker:
+    """Follows the numbers of every publisher on one topic.
+
+    A publisher numbers its events 1, 2, 3 ... and repeats a number only when it cannot know whether the event arrived.
+    The first number heard from a publisher is taken as the start: what came before was another reader's business.
+    """
+
+    def __init__(self) -> None:
+        """Start knowing no publisher."""
+        self._publishers: OrderedDict[str, _Publisher] = OrderedDict()
+        self._waiting = 0
+
+    def observe(self, publisher: str, number: int, now: float) -> bool:
+        """Note that an event arrived; tell whether it is new (False: it has been seen before)."""
+        known = self._publishers.get(publisher)
+        if known is None:
+            self._add(publisher, number)
+            return True
+        self._publishers.move_to_end(publisher)
+        if number > known.last:
+            self._miss(known, known.last + 1, number, now)
+            known.last = number
+            return True
+        if number in known.missing:
+            if known.missing.pop(number) is not None:
+                self._waiting -= 1
+            return True
+        return False
+
+    def announce(self, publisher: str, number: int, now: float) -> None:
+        """Note that a publisher says it has published everything up to `number`."""
+        known = self._publishers.get(publisher)
+        if known is None:
+            self._add(publisher, number)
+            return
+        self._publishers.move_to_end(publisher)
+        if number > known.last:
+            self._miss(known, known.last + 1, number + 1, now)
+            known.last = number
+
+    def overdue(self, now: float, grace: float) -> list[tuple[str, int]]:
+        """List publisher and number of what has been missing for longer than `grace` seconds, each only once.
+
+        They are still remembered, so that one which arrives after all is not taken for a repetition.
+        """
+        if not self._waiting:
+            return []
+        found = []
+        for publisher, known in self._publishers.items():
+            for number, since in known.missing.items():
+                if since is not None and now - since >= grace:
+                    known.missing[number] = None
+                    found.append((publisher, number))
+        self._waiting -= len(found)
+        return found
+
+    def _add(self, publisher: str, number: int) -> None:
+        self._publishers[publisher] = _Publisher(number)
+        if len(self._publishers) > MAX_PUBLISHERS:
+            _, forgotten = self._publishers.popitem(last=False)
+            self._waiting -= sum(since is not None for since in forgotten.missing.values())
+
+    def _miss(self, known: _Publisher, first: int, end: int, now: float) -> None:
+        for number in range(max(first, end - MAX_MISSING), end):
+            known.missing[number] = now
+            self._waiting += 1
+        while len(known.missing) > MAX_MISSING:
+            oldest = next(iter(known.missing))
+            if known.missing.pop(oldest) is not None:
+                self._waiting -= 1
