@@ -1,0 +1,85 @@
+# Copyright: policyfleet maintainers
+# Apache License 2.0 (see LICENSE)
+"""The plain data that a verification comes from and becomes; all of it goes into the JSON report."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class HostResult(TypedDict):
+    """What one host's three steps returned (policyfleet.opal.fleet_probe); empty where a step was not taken."""
+
+    host: str
+    topic: str
+    expected_workers: int
+    listening: dict[str, Any]
+    published: dict[str, Any]
+    collected: dict[str, Any]
+
+
+class Receiver(TypedDict):
+    """A worker process, or one that should exist; then its pid is 0."""
+
+    host: str
+    pid: int
+    state: str
+    ready: bool
+    problem: str
+
+
+class Sender(TypedDict):
+    """A host as the sender of its own update.
+
+    ``raw`` is ``read``, ``missing``, ``unknown`` (nobody could read the topic) or ``not applicable``.
+    """
+
+    host: str
+    topic: str
+    sent: bool
+    published_at: float
+    logged: bool
+    logged_by: int
+    line: str
+    raw: str
+    raw_message_id: str
+    problem: str
+
+
+class Cell(TypedDict):
+    """One sender's update at one worker; ``state`` is ``delivered``, ``duplicate`` or ``missing``."""
+
+    sender: str
+    host: str
+    pid: int
+    state: str
+    copies: int
+    latency_ms: float | None
+
+
+class Matrix(TypedDict):
+    """Senders by receivers. A second one, of policy engines, will have the same form."""
+
+    title: str
+    senders: list[str]
+    receivers: list[Receiver]
+    cells: list[Cell]
+
+
+class Report(TypedDict):
+    """Everything that a verification found."""
+
+    schema: int
+    run: str
+    started_at: float
+    seconds: float
+    passed: bool
+    backbone: str
+    channel: str
+    not_tested: list[str]
+    senders: list[Sender]
+    matrices: list[Matrix]
+    latency_ms: dict[str, float]
+    failures: list[str]
+    warnings: list[str]
+    backbone_states: dict[str, list[dict[str, Any]]]
