@@ -130,7 +130,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "units": ROLES[role].units,
             "ports": [values[name] for name in values if name.endswith("_port")],
             "packages": ROLES[role].packages,
-            "users": [values[f"{role}_user"]] if values else [],
+            "users": [values[name] for name in values if name.endswith("_user")],
             "prefixes": [values[name] for name in values if name.endswith("_prefix")],
             "java_home": values.get("pulsar_java_home") or None,
         }
