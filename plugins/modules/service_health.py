@@ -80,6 +80,12 @@ from ansible.module_utils.urls import open_url
 PAUSE = 0.25
 """Time between two looks, in seconds."""
 
+FAILED_LOOKS = 4
+"""How many looks in a row must find the unit failed before that is taken for its end."""
+
+MOST_RESTARTS = 3
+"""How often systemd may restart the unit while it is waited for."""
+
 JOURNAL_LINES = 15
 """How many lines of the journal a failure shows."""
 
@@ -188,14 +194,22 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, seconds=0.0)
     started = time.monotonic()
+    failed_looks = 0
+    fewest_restarts = None
     while True:
         unit = unit_properties(module)
         reason = complaint(module, unit)
         waited = time.monotonic() - started
         if not reason:
             module.exit_json(changed=False, seconds=round(waited, 2))
-        if unit.get("ActiveState") == "failed":
-            fail(module, "systemd gave it up (%s) after %s restarts" % (unit.get("Result"), unit.get("NRestarts")))
+        # A restart that has only just been asked for may not have left the old failure behind yet.
+        failed_looks = failed_looks + 1 if unit.get("ActiveState") == "failed" else 0
+        if failed_looks >= FAILED_LOOKS:
+            fail(module, "systemd gave it up (%s)" % unit.get("Result"))
+        restarts = int(unit.get("NRestarts") or 0)
+        fewest_restarts = restarts if fewest_restarts is None else min(fewest_restarts, restarts)
+        if restarts - fewest_restarts >= MOST_RESTARTS:
+            fail(module, "it ends as soon as it is started, %d times while the gate waited" % MOST_RESTARTS)
         if waited > module.params["timeout"]:
             fail(module, "%s, %d seconds after the gate began" % (reason, round(waited)))
         time.sleep(PAUSE)
