@@ -25,7 +25,7 @@ options:
   expect:
     description:
       - What the answer's JSON object must hold, for services that answer 200 although something is amiss, for example
-        V({online: true}).
+        V({online: true}). Where the answer is a list, one object for each of O(processes), each of them must hold it.
     type: dict
     default: {}
   applied:
@@ -90,19 +90,32 @@ JOURNAL_LINES = 15
 """How many lines of the journal a failure shows."""
 
 
-def unexpected(body: str, expect: Dict[str, Any]) -> str:
-    """Return what a JSON body holds that is not as expected, empty where all of it is."""
+def unexpected(body: str, expect: Dict[str, Any], processes: int) -> str:
+    """Return what a JSON body holds that is not as expected, empty where all of it is.
+
+    A list is one object for each of so many processes, and each of them must be as expected.
+    """
     try:
         found = json.loads(body)
     except ValueError:
         return "something that is no JSON: %s" % body[:300]
-    if not isinstance(found, dict):
+    rows = found if isinstance(found, list) else [found]
+    if not all(isinstance(row, dict) for row in rows):
         return "no JSON object: %s" % body[:300]
-    wrong = [key for key in sorted(expect) if found.get(key) != expect[key]]
-    return ", ".join("%s=%s" % (key, json.dumps(found.get(key))) for key in wrong)
+    if isinstance(found, list) and len(rows) < processes:
+        return "%d of %d processes" % (len(rows), processes)
+    wrong = [(row, key) for row in rows for key in sorted(expect) if row.get(key) != expect[key]]
+    return ", ".join("%s%s=%s" % (name_of(row), key, json.dumps(row.get(key))) for row, key in wrong)
 
 
-def answer(url: str, expect: Dict[str, Any]) -> str:
+def name_of(row: Dict[str, Any]) -> str:
+    """Return how a process of a list is told from the others, and why it says that it is not well."""
+    if "pid" not in row:
+        return ""
+    return "process %s (%s): " % (row["pid"], row.get("reason") or "no reason given")
+
+
+def answer(url: str, expect: Dict[str, Any], processes: int) -> str:
     """Return what is wrong with the answer of a URL, empty where it is 200 and holds what is expected."""
     try:
         response = open_url(url, timeout=5, use_proxy=False, follow_redirects="none")
@@ -114,7 +127,7 @@ def answer(url: str, expect: Dict[str, Any]) -> str:
         return "%s does not answer (%s)" % (url, problem)
     if status != 200:
         return "%s answers %d" % (url, status)
-    wrong = unexpected(body, expect) if expect else ""
+    wrong = unexpected(body, expect, processes) if expect else ""
     return "%s answers 200 with %s" % (url, wrong) if wrong else ""
 
 
@@ -158,7 +171,7 @@ def complaint(module: AnsibleModule, unit: Dict[str, str]) -> str:
     found = len(children(pid))
     if found < ask["processes"]:
         return "it has %d of %d worker processes" % (found, ask["processes"])
-    return answer(ask["url"], ask["expect"])
+    return answer(ask["url"], ask["expect"], ask["processes"])
 
 
 def journal(module: AnsibleModule) -> str:
