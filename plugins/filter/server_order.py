@@ -12,8 +12,8 @@ name: server_order
 short_description: Order servers so that clients are spread over them
 version_added: 0.1.0
 description:
-  - Gives the client of a number its own order of the servers. The first one is where it belongs, the others are where it
-    goes when that one is down.
+  - Gives the client of a number its own order of the servers. The first one is where it belongs, the others are where
+    it goes when that one is down.
   - Clients of following numbers start with following servers, and those that start with the same server go to
     different ones when it fails.
 options:

@@ -25,6 +25,14 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.preflight_checks 
 PUBLIC_TOKEN = "THIS_IS_A_DEV_SECRET"
 """The token that OPAL-client has by default; it is printed in OPAL's source, so it keeps nobody out."""
 
+PORTS = {
+    "opal_client_port": "opal-client",
+    "opal_client_proxy_port": "opal-client-proxy",
+    "opal_client_status_port": "opal-client-proxy",
+    "opal_client_opa_port": "opa",
+}
+"""The variables that hold a port, and the unit that listens on it."""
+
 RESERVED_SETTINGS = {
     "OPAL_SERVER_URL": "opal_client_server_url",
     "OPAL_CLIENT_TOKEN": "opal_client_token",
@@ -73,7 +81,9 @@ def token_problems(token: str, needed: bool, now: float) -> list[str]:
     if claims is None:
         return [f"opal_client_token is no JSON web token: {how}"]
     if claims.get("peer_type") != "client":
-        return [f"opal_client_token is of the type '{claims.get('peer_type')}', which cannot connect as a client: {how}"]
+        return [
+            f"opal_client_token is of the type '{claims.get('peer_type')}', which cannot connect as a client: {how}"
+        ]
     if isinstance(claims.get("exp"), (int, float)) and claims["exp"] <= now:
         return [f"opal_client_token has expired: {how}"]
     return []
@@ -83,12 +93,15 @@ def opa_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list
     """Return what is wrong with how OPA is to be had."""
     checksum = variables["opal_client_opa_sha512"].get(state["arch"], "")
     if not checksum:
+        version, what = variables["opal_client_opa_version"], "the SHA-512 of the program that you trust"
         return [
-            f"OPA {variables['opal_client_opa_version']} for {state['arch']} has no checksum: set opal_client_opa_sha512 to "
-            f"{{{state['arch']}: <the SHA-512 of the program that you trust>}}"
+            f"OPA {version} for {state['arch']} has no checksum: "
+            + f"set opal_client_opa_sha512 to {{{state['arch']}: <{what}>}}"
         ]
     if len(checksum) != 128 or not all(digit in "0123456789abcdef" for digit in checksum):
-        return [f"opal_client_opa_sha512 for {state['arch']} is no SHA-512: it has 128 hexadecimal digits in lower case"]
+        return [
+            f"opal_client_opa_sha512 for {state['arch']} is no SHA-512 (128 hexadecimal digits in lower case)"
+        ]
     return []
 
 
@@ -108,10 +121,8 @@ def server_problems(variables: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with where the servers are."""
     if variables["opal_client_server_url"] or variables["opal_client_servers"]:
         return []
-    return [
-        "there is no OPAL-server to connect to: put hosts in the inventory's group 'opal_server', "
-        "or set opal_client_server_url"
-    ]
+    todo = "put hosts in the inventory's group 'opal_server', or set opal_client_server_url"
+    return [f"there is no OPAL-server to connect to: {todo}"]
 
 
 def opal_client_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
@@ -124,13 +135,8 @@ def opal_client_problems(variables: Mapping[str, Any], state: Mapping[str, Any])
     problems += token_problems(variables["opal_client_token"], variables["opal_client_token_needed"], time.time())
     problems += opa_problems(variables, state)
     problems += settings_problems(variables)
-    ports = {name: variables[name] for name in ("opal_client_port", "opal_client_proxy_port", "opal_client_opa_port")}
-    if len(set(ports.values())) < len(ports):
-        problems.append("opal_client_port, opal_client_proxy_port and opal_client_opa_port must differ")
-    for name, unit in (
-        ("opal_client_port", "opal-client"),
-        ("opal_client_proxy_port", "opal-client-proxy"),
-        ("opal_client_opa_port", "opa"),
-    ):
+    if len({variables[name] for name in PORTS}) < len(PORTS):
+        problems.append(f"{', '.join(PORTS)} must differ")
+    for name, unit in PORTS.items():
         problems += port_problems(state, unit, {name: variables[name]})
     return problems

@@ -14,6 +14,7 @@ STATE: dict[str, Any] = {
     "arch": "x86_64",
     "python": "3.11",
     "listeners": [],
+    "units": {},
 }
 
 VARIABLES: dict[str, Any] = {
@@ -27,6 +28,7 @@ VARIABLES: dict[str, Any] = {
     "opal_client_secrets": {},
     "opal_client_port": 7000,
     "opal_client_proxy_port": 7001,
+    "opal_client_status_port": 7003,
     "opal_client_opa_port": 8181,
 }
 
@@ -52,9 +54,12 @@ def test_nothing_is_wrong_with_the_defaults_of_an_open_fleet() -> None:
 
 def test_a_client_without_a_server_is_told_where_to_put_one() -> None:
     assert "put hosts in the inventory's group 'opal_server'" in only_problem(opal_client_servers=[])
-    assert checks.opal_client_problems(
-        {**VARIABLES, "opal_client_servers": [], "opal_client_server_url": "https://opal.example"}, STATE
-    ) == []
+    assert (
+        checks.opal_client_problems(
+            {**VARIABLES, "opal_client_servers": [], "opal_client_server_url": "https://opal.example"}, STATE
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("needed", [True, False])
@@ -109,5 +114,5 @@ def test_a_port_that_another_process_has_is_named_with_its_owner() -> None:
     assert checks.opal_client_problems(VARIABLES, {**STATE, "listeners": [own]}) == []
 
 
-def test_the_three_ports_differ() -> None:
+def test_the_ports_differ() -> None:
     assert "must differ" in only_problem(opal_client_port=8181)
