@@ -62,7 +62,8 @@ def page() -> str:
     lines = [
         "# Variables",
         "",
-        "Made from the roles' argument specs by `make docs`; `ansible-doc -t role policyfleet.opal.<role>` shows the same.",
+        "Made from the roles' argument specs by `make docs`; `ansible-doc -t role policyfleet.opal.<role>` shows",
+        "the same.",
         "",
     ]
     for role in ROLES:

@@ -105,9 +105,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             problems += ROLES[role].problems(values, host, variables["groups"])
         return host, problems
 
-    def typed_variables(
-        self, role: str, variables: dict[str, Any]
-    ) -> tuple[dict[str, Any] | None, list[str]]:
+    def typed_variables(self, role: str, variables: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
         """Return a role's public variables with their types, or None and what is wrong with them."""
         options = main_options(role)
         given, problems = {}, []

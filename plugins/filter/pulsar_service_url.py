@@ -12,8 +12,8 @@ name: pulsar_service_url
 short_description: Make the service URL of brokers from their inventory variables
 version_added: 0.1.0
 description:
-  - Names every broker by C(pulsar_advertised_address), else C(ansible_host), else its inventory name, with C(pulsar_port)
-    or 6650, in the order given. Gives an empty string for no broker.
+  - Names every broker by C(pulsar_advertised_address), else C(ansible_host), else its inventory name, with
+    C(pulsar_port) or 6650, in the order given. Gives an empty string for no broker.
 options:
   _input:
     description: The variables of the brokers' hosts.

@@ -212,9 +212,7 @@ def process_variable(pid: int, name: str) -> str:
 def unit_state(module: AnsibleModule, name: str, digest_variable: str) -> Dict[str, Any]:
     """Return the state of a service as systemd has it now."""
     properties = "LoadState,ActiveState,SubState,UnitFileState,MainPID,NeedDaemonReload"
-    code, out, err = module.run_command(
-        ["systemctl", "show", "--property", properties, "%s.service" % name]
-    )
+    code, out, err = module.run_command(["systemctl", "show", "--property", properties, "%s.service" % name])
     if code != 0:
         module.fail_json(msg="systemd does not answer on this host: %s" % err.strip())
     values = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)

@@ -99,18 +99,18 @@ def owner_ids(row: Row, check_mode: bool) -> Tuple[int, int]:
 
     Raises Unknown where a name does not exist outside of check mode.
     """
-    ids = []
-    for name, look_up in (
-        (row["owner"], lambda value: pwd.getpwnam(value).pw_uid),
-        (row["group"], lambda value: grp.getgrnam(value).gr_gid),
-    ):
-        try:
-            ids.append(look_up(name))
-        except KeyError:
-            if not check_mode:
-                raise Unknown("%s: this host has no user or group %s" % (row["path"], name)) from None
-            ids.append(-1)
-    return ids[0], ids[1]
+    uid = gid = -1
+    try:
+        uid = pwd.getpwnam(row["owner"]).pw_uid
+    except KeyError:
+        if not check_mode:
+            raise Unknown("%s: this host has no user %s" % (row["path"], row["owner"])) from None
+    try:
+        gid = grp.getgrnam(row["group"]).gr_gid
+    except KeyError:
+        if not check_mode:
+            raise Unknown("%s: this host has no group %s" % (row["path"], row["group"])) from None
+    return uid, gid
 
 
 def status(path: str) -> Optional[os.stat_result]:

@@ -25,7 +25,7 @@ options:
   expect:
     description:
       - What the answer's JSON object must hold, for services that answer 200 although something is amiss, for example
-        V({online: true}). Where the answer is a list, one object for each of O(processes), each of them must hold it.
+        V(online=true). Where the answer is a list, one object for each of O(processes), each of them must hold it.
     type: dict
     default: {}
   applied:

@@ -13,7 +13,8 @@ description:
   - Makes a virtual environment with the C(uv) of a bundle (see M(policyfleet.opal.venv_bundle)), from its
     hash-locked requirements and its wheels, under a temporary name, and renames it to
     C(<prefix>/releases/<release>) when it is whole.
-  - Nothing is built on the host, only wheels whose hash is in the lock are installed. The C(current) link is not touched.
+  - Nothing is built on the host, only wheels whose hash is in the lock are installed. The C(current) link is not
+    touched.
 options:
   prefix:
     description: The directory that holds C(releases/).

@@ -97,8 +97,8 @@ def system_problems(state: Mapping[str, Any]) -> list[str]:
 def is_own(listener: Mapping[str, Any], state: Mapping[str, Any], unit: str) -> bool:
     """Tell whether a listener belongs to the unit.
 
-    Where root may not look at other users' processes, as in some containers, a listener has no pid; it is then taken for
-    the unit's own as long as that is running.
+    Where root may not look at other users' processes, as in some containers, a listener has no pid; it is then taken
+    for the unit's own as long as that is running.
     """
     if not listener["pid"]:
         return bool(state["units"].get(unit, {}).get("main_pid"))
@@ -135,7 +135,8 @@ def pulsar_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> l
     memory = variables["pulsar_heap_mb"] + variables["pulsar_direct_memory_mb"]
     if memory > state["memory_mb"]:
         problems.append(
-            f"pulsar_heap_mb and pulsar_direct_memory_mb ask for {memory} MiB, and the host has {state['memory_mb']} MiB"
+            f"pulsar_heap_mb and pulsar_direct_memory_mb ask for {memory} MiB, "
+            f"and the host has {state['memory_mb']} MiB"
         )
     ports = {name: variables[name] for name in ("pulsar_port", "pulsar_web_port", "pulsar_bookie_port")}
     if len(set(ports.values())) < len(ports):

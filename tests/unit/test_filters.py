@@ -27,14 +27,12 @@ def test_values_are_quoted_for_systemd(value: Any, quoted: str) -> None:
 def test_a_quoted_value_means_the_same_to_a_shell() -> None:
     """systemd reads double quotes as a POSIX shell does, for what a backslash keeps literal."""
     text = 'a "b" $HOME `id` \\ and\nanother line'
-    found = subprocess.run(
-        ["sh", "-c", f"printf %s {systemd_value(text)}"], capture_output=True, text=True, check=True
-    )
+    found = subprocess.run(["sh", "-c", f"printf %s {systemd_value(text)}"], capture_output=True, text=True, check=True)
     assert found.stdout == text
 
 
 def test_brokers_are_named_by_their_advertised_address_first() -> None:
-    hosts = [
+    hosts: list[dict[str, Any]] = [
         {"inventory_hostname": "b1", "ansible_host": "10.0.0.1", "pulsar_advertised_address": "b1.example"},
         {"inventory_hostname": "b2", "ansible_host": "10.0.0.2", "pulsar_port": 7650},
         {"inventory_hostname": "b3", "ansible_host": "fd00::3"},

@@ -116,7 +116,8 @@ def test_a_listener_that_cannot_be_seen_is_the_units_while_that_runs() -> None:
     running = host(listeners=hidden, units={"opal-server": {"main_pid": 7}})
     stopped = host(listeners=hidden, units={"opal-server": {"main_pid": 0}})
     assert checks.opal_server_problems(server(), running, servers=2) == []
-    assert "port 7002 is taken by a process (pid unknown)" in checks.opal_server_problems(server(), stopped, servers=2)[0]
+    found = checks.opal_server_problems(server(), stopped, servers=2)
+    assert "port 7002 is taken by a process (pid unknown)" in found[0]
 
 
 @pytest.mark.parametrize(

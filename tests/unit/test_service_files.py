@@ -17,7 +17,8 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 
 def row(path: Path, **changes: Any) -> dict[str, Any]:
     """Return a row as the module's argument spec gives it."""
-    values = {"path": str(path), "owner": OWNER, "group": GROUP, "mode": "0640", "content": None, "secret_content": None}
+    access = {"owner": OWNER, "group": GROUP, "mode": "0640"}
+    values = {"path": str(path), **access, "content": None, "secret_content": None}
     return {**values, **changes}
 
 
@@ -49,7 +50,7 @@ def test_check_mode_tells_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unknown_owner_is_named(tmp_path: Path) -> None:
-    with pytest.raises(service_files.Unknown, match="no user or group nobody-yet"):
+    with pytest.raises(service_files.Unknown, match="no user nobody-yet"):
         service_files.bring_all(params(files=[row(tmp_path / "a", content="", owner="nobody-yet")]), False)
 
 
