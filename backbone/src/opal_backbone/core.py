@@ -248,9 +248,7 @@ class Core:
             self.metrics.count("refused")
             if not self._overflowed:
                 self._overflowed = True
-                logger.error(
-                    f"Backbone: event refused: {error}. OPAL's replay buffer takes over until it is empty again"
-                )
+                logger.error(f"Backbone: event refused: {error}. OPAL's replay buffer takes over until there is room")
             raise
         self._pump()
         return entry.number

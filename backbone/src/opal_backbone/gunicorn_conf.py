@@ -56,6 +56,8 @@ def _state_directory() -> Path:
 
 _check_settings()
 _directory = _state_directory()
+# gunicorn's own default lies in the home directory, which a sandboxed service cannot write
+control_socket = str(_directory / "gunicorn.ctl")
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -63,7 +65,7 @@ def child_exit(server: Any, worker: Any) -> None:
     with contextlib.suppress(Exception):
         from prometheus_client import multiprocess
 
-        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(worker.pid)
     (_directory / f"worker-{worker.pid}.json").unlink(missing_ok=True)
 
 

@@ -67,14 +67,10 @@ class BackboneServer:
 
     async def _write_state(self) -> None:
         """Tell siblings how this worker is, and systemd that the host's workers are alive."""
-        last = None
         while True:
             try:
                 own = self._state()
                 self._states.write(own)
-                counters = own["counters"]
-                if last != counters:
-                    last = counters
                 watchdog.ping(self._states.read(own), self.settings)
             except Exception:
                 logger.exception("Backbone: could not write the worker's state")
@@ -98,12 +94,9 @@ class BackboneServer:
                 problems.append(f"worker {state['pid']}: stopped telling its state {state['age']:.0f} s ago")
             elif state["reason"] and state["uptime"] > self.settings.deaf_after:
                 problems.append(f"worker {state['pid']}: {state['reason']}")
-        if not problems and opal_server_config.BROADCAST_HEALTHCHECK_ENABLED:
-            if not self.opal.pubsub.broadcaster.is_reader_healthy():
-                problems.append(f"worker {own['pid']}: OPAL's reader has ended")
-        if not opal_server_config.BROADCAST_HEALTHCHECK_ENABLED:
-            problems = []
-        if problems:
+        if not problems and not self.opal.pubsub.broadcaster.is_reader_healthy():
+            problems.append(f"worker {own['pid']}: OPAL's reader has ended")
+        if problems and opal_server_config.BROADCAST_HEALTHCHECK_ENABLED:
             return 503, {"status": "error", "broadcaster": "unhealthy", "reason": "; ".join(problems)}
         return 200, {"status": "ok"}
 

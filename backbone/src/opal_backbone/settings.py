@@ -158,9 +158,7 @@ def parse_topic(channel: str) -> str:
     if len(parts) != 3 or not all(_TOPIC_PART.match(part) for part in parts):
         raise SettingsError(f"channel {channel!r} is neither a name nor tenant/namespace/name")
     if "-partition-" in parts[2]:
-        raise SettingsError(
-            f"channel {channel!r} names one partition; the order of events needs an unpartitioned topic"
-        )
+        raise SettingsError(f"channel {channel!r} names one partition; order needs an unpartitioned topic")
     return f"persistent://{'/'.join(parts)}"
 
 

@@ -20,7 +20,6 @@ from fastapi_websocket_pubsub.event_broadcaster import BroadcastNotification
 from loguru import logger
 from opal_server.pubsub_resilience import FreezablePubSubEndpoint, ReconnectingBroadcaster
 
-
 from opal_backbone.core import Core
 from opal_backbone.outbox import BufferFullError
 
@@ -40,7 +39,6 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "is_in_backbone_gap",
             "is_reader_healthy",
             "_buffer_outbound",
-            "_fire_reconnect",
         ),
     ),
     (FreezablePubSubEndpoint, ("publish", "notify", "_is_exempt")),
@@ -147,9 +145,7 @@ class FanoutBroadcaster(ReconnectingBroadcaster):  # type: ignore[misc]
     async def defer(self, topics: list[str], data: Any) -> None:
         """Publish to the topic only; this worker's subscribers get the event from there, as all others do."""
         for topic in topics:
-            logger.info(
-                f"Broadcasting incoming event: { {'topic': topic, 'notifier_id': self._id} } (held: {self.core.away()})"
-            )
+            logger.info(f"Broadcasting incoming event: { {'topic': topic, 'notifier_id': self._id} } (held)")
             try:
                 # any notifier but ourselves, or OPAL would take the event for one that was delivered here already
                 note = BroadcastNotification(notifier_id=f"held:{self.core.publisher_id}", topics=[topic], data=data)
@@ -184,9 +180,7 @@ class HoldingPubSubEndpoint(FreezablePubSubEndpoint):  # type: ignore[misc]
         """Publish to everybody at once, or hold the event until the fleet can get it."""
         if not self._holding(topics):
             if self._held:
-                logger.warning(
-                    f"Backbone: back; {self._held} event(s) were held meanwhile and have reached this worker too"
-                )
+                logger.warning(f"Backbone: back; {self._held} event(s) that were held have reached this worker too")
                 self._held = 0
             # past OPAL's own gate, which would drop the event
             await PubSubEndpoint.publish(self, topics, data)

@@ -27,7 +27,7 @@ def ping(states: list[dict[str, Any]], settings: Settings) -> None:
 
 
 def notify(message: str) -> None:
-    """Send a message to systemd, if this runs under it. Needs NotifyAccess=all, since a worker is not the main process."""
+    """Send a message to systemd, if this runs under it. NotifyAccess=all lets a worker do so."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
