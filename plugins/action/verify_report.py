@@ -54,6 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "fleet": {"type": "list", "elements": "str", "required": True},
                 "broadcast_uri": {"type": "str", "required": True, "no_log": True},
                 "channel": {"type": "str", "required": True},
+                "backbone": {"type": "str", "default": "fanout"},
                 "raw_event": {"type": "bool", "required": True},
                 "directory": {"type": "path", "required": True},
             }
@@ -69,6 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             backbone=redacted(uri),
             channel=ask["channel"],
             raw_applicable=bool(ask["raw_event"]) and uri.startswith("pulsar"),
+            upstream_pulsar=ask["backbone"] == "upstream" and uri.startswith("pulsar"),
             not_tested=sorted(set(ask["fleet"]) - set(ask["hosts"])),
         )
         files = self.write(report, ask["directory"])

@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.policyfleet.opal.plugins.module_utils import verify_workers as processes
@@ -28,8 +29,8 @@ ACCEPT_SECONDS = 0.5
 CONNECTIONS_AT_ONCE = 4
 """How many connections are opened together, so that workers which race for them each get some."""
 
-CANARY_SECONDS = 0.5
-"""Time between two rounds of canaries, in seconds."""
+CANARY_SECONDS = 0.25
+"""Time between the first two rounds of canaries, in seconds; it doubles from round to round."""
 
 CANARY_SENDERS = 2
 """How many workers send canaries: one reaches all others, the second reaches the first."""
@@ -51,7 +52,7 @@ class Listener:
         self.subscribers: dict[int, Subscriber] = {}
         self.deliveries: dict[int, dict[str, list[float]]] = {}
         self.problem = ""
-        self.raw = RawEvents(ask["pulsar_uri"], ask["channel"], ask["prefix"]) if ask["pulsar_uri"] else None
+        self.raw: RawEvents | None = None
         self.listening = asyncio.Event()
         self.ended = asyncio.Event()
         self._arrived = asyncio.Event()
@@ -68,7 +69,9 @@ class Listener:
     async def listen(self) -> None:
         """Cover every worker, and see that each hears the backbone."""
         try:
-            if self.raw:
+            if self.ask["pulsar_uri"]:
+                settings = processes.environment(self.ask["main_pid"])
+                self.raw = RawEvents(self.ask["pulsar_uri"], self.ask["channel"], self.ask["prefix"], settings)
                 self.raw.start()
             for pid in processes.workers(self.ask["main_pid"], self.ask["port"]):
                 self.workers[pid] = {"covered": False, "ready": False, "note": ""}
@@ -141,26 +144,32 @@ class Listener:
             words = str(problem) or "no answer in time"
             self.workers[pid]["note"] = f"it accepted a connection, but the subscription failed: {words}"
 
+    def all_ready(self) -> bool:
+        """Tell whether every subscribed worker has heard the backbone."""
+        return all(self.workers[pid]["ready"] for pid in self.subscribers)
+
     async def settle(self) -> None:
         """Send canaries through the workers until each has heard one over the backbone, or the time is up."""
         until = time.monotonic() + self.ask["settle_seconds"]
+        pause = CANARY_SECONDS
         while time.monotonic() < until:
-            waiting = [pid for pid in self.subscribers if not self.workers[pid]["ready"]]
-            if not waiting:
+            if self.all_ready():
                 return
             for subscriber in list(self.subscribers.values())[:CANARY_SENDERS]:
                 try:
                     await subscriber.publish(self.ask["canary"], {"from_pid": subscriber.pid})
                 except Exception as problem:  # a worker that went away is told of by its closed connection
                     self.workers[subscriber.pid]["note"] = f"no canary could be sent through it: {problem}"
-            await self.wait_for_arrival(CANARY_SECONDS, lambda: all(self.workers[pid]["ready"] for pid in waiting))
+            patience = min(pause, until - time.monotonic())
+            await self.wait_for_arrival(patience, self.all_ready)
+            pause *= 2
 
     async def wait_for_raw(self) -> None:
         """Wait until the reader beside OPAL is in place; its calls end by themselves."""
         while self.raw and not self.raw.ready.is_set():
             await asyncio.sleep(0.05)
 
-    async def wait_for_arrival(self, seconds: float, done: Any) -> None:
+    async def wait_for_arrival(self, seconds: float, done: Callable[[], bool]) -> None:
         """Wait until a condition holds that arrivals bring about, or the time is up."""
         until = time.monotonic() + seconds
         while not done() and time.monotonic() < until:

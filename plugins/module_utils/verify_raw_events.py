@@ -7,11 +7,22 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 READ_PAUSE_MS = 500
 """How long one read waits, in milliseconds, before it looks whether it should end."""
+
+TLS_OPTIONS = {
+    "OPAL_BACKBONE_TLS_CA_FILE": "tls_trust_certs_file_path",
+    "OPAL_BACKBONE_TLS_CERT_FILE": "tls_certificate_file_path",
+    "OPAL_BACKBONE_TLS_KEY_FILE": "tls_private_key_file_path",
+}
+"""Settings of the backbone package that name files, and the options of Pulsar's client that they mean."""
+
+VERIFY_HOSTNAME = "OPAL_BACKBONE_TLS_VERIFY_HOSTNAME"
+TOKEN_FILE = "OPAL_BACKBONE_TOKEN_FILE"
 
 OPERATION_SECONDS = 8
 """How long connecting and subscribing may take, in seconds."""
@@ -24,19 +35,30 @@ def qualified(channel: str) -> str:
     return f"persistent://{channel}" if "/" in channel else f"persistent://public/default/{channel}"
 
 
-def client_arguments(uri: str) -> tuple[str, dict[str, str]]:
-    """Return the service URL and the options of a broadcast URI."""
+def service_url(uri: str) -> str:
+    """Return a broadcast URI without anything that Pulsar's client does not know."""
     parts = urlsplit(uri)
-    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    return f"{parts.scheme}://{parts.netloc}", options
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def client_options(environment: Mapping[str, str]) -> dict[str, str | bool]:
+    """Return the client's TLS options from the settings that the service's own backbone runs with."""
+    options: dict[str, str | bool] = {}
+    for setting, option in TLS_OPTIONS.items():
+        if environment.get(setting):
+            options[option] = environment[setting]
+    if environment.get(VERIFY_HOSTNAME, "true").lower() not in ("0", "false", "no", "off"):
+        options["tls_validate_hostname"] = True
+    return options
 
 
 class RawEvents:
     """Reads the topic from now on, in a thread of its own since the client's calls block."""
 
-    def __init__(self, uri: str, channel: str, prefix: str) -> None:
-        """Remember the broadcast URI, the channel, and how the topics of this run begin."""
+    def __init__(self, uri: str, channel: str, prefix: str, environment: Mapping[str, str]) -> None:
+        """Remember the broadcast URI, the channel, how this run's topics begin, and the service's settings."""
         self.uri = uri
+        self.environment = environment
         self.topic = qualified(channel)
         self.prefix = prefix
         self.problem = ""
@@ -65,21 +87,18 @@ class RawEvents:
             self.ready.set()
 
     def _read(self) -> None:
-        import pulsar
+        import pulsar  # type: ignore[import-not-found]  # slow to import, so only where it is used
 
-        url, options = client_arguments(self.uri)
-        extra: dict[str, Any] = {}
-        if options.get("ca"):
-            extra["tls_trust_certs_file_path"] = options["ca"]
-        if options.get("token_file"):
-            with open(options["token_file"], encoding="utf-8") as handle:
-                extra["authentication"] = pulsar.AuthenticationToken(handle.read().strip())
+        options: dict[str, Any] = dict(client_options(self.environment))
+        if self.environment.get(TOKEN_FILE):
+            with open(self.environment[TOKEN_FILE], encoding="utf-8") as handle:
+                options["authentication"] = pulsar.AuthenticationToken(handle.read().strip())
         client = pulsar.Client(
-            url,
+            service_url(self.uri),
             operation_timeout_seconds=OPERATION_SECONDS,
             connection_timeout_ms=OPERATION_SECONDS * 1000,
             logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
-            **extra,
+            **options,
         )
         reader = client.create_reader(self.topic, pulsar.MessageId.latest)
         self.ready.set()

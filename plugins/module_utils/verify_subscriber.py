@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import ClientConnection, connect  # type: ignore[import-not-found]
+from websockets.exceptions import ConnectionClosed  # type: ignore[import-not-found]
 
 OnEvent = Callable[[int, str, Any, float], None]
 """Told of each event: the worker's pid, the topic, the data, and when it came (seconds since the epoch)."""
@@ -39,7 +39,8 @@ class Subscriber:
     async def open(self, sock: socket.socket, host: str, token: str, topics: list[str], seconds: float) -> None:
         """Subscribe to the topics over a connected socket.
 
-        Raises ``Refused`` where the server says no, OSError, TimeoutError or websockets' errors where it does not answer.
+        Raises ``Refused`` where the server says no; OSError, TimeoutError or websockets' errors where it does not
+        answer within so many seconds.
         """
         self._connection = await connect(
             f"ws://{host}/ws",

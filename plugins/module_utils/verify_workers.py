@@ -51,6 +51,12 @@ def state_in_words(letter: str) -> str:
     return f"{STATES.get(letter, 'in a state of its own')} ({letter})" if letter else "gone"
 
 
+def environment(pid: int) -> dict[str, str]:
+    """Return what a process was started with; raises PermissionError where that is not to be seen."""
+    pairs = (item.partition("=") for item in read(f"/proc/{pid}/environ").split("\0"))
+    return {name: value for name, sign, value in pairs if sign}
+
+
 def children(pid: int) -> list[int]:
     """Return the child processes of a process."""
     return [int(child) for child in read(f"/proc/{pid}/task/{pid}/children").split()]
@@ -90,7 +96,7 @@ def accepted_inode(server: Address, client: Address) -> str:
 
 def inodes_of(pid: int) -> set[str]:
     """Return the sockets that a process holds; raises PermissionError where that is not to be seen."""
-    found = set()
+    found: set[str] = set()
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except (FileNotFoundError, ProcessLookupError):

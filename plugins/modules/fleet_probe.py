@@ -126,8 +126,8 @@ expected_workers:
   type: int
 workers:
   description:
-    - For each worker process its V(pid), V(state), whether it is V(covered) by a subscription and V(ready) (it heard the
-      backbone), when its connection V(closed), a V(note), and its V(deliveries) as seconds since the epoch by topic.
+    - For each worker process its V(pid), V(state), whether it is V(covered) by a subscription and V(ready) (it heard
+      the backbone), when its connection V(closed), a V(note), and its V(deliveries), seconds since the epoch by topic.
   returned: with V(listening) and V(collected)
   type: list
   elements: dict
@@ -238,8 +238,7 @@ def collect(module: AnsibleModule) -> dict[str, Any]:
         answer = host.ask_listener(ask["run"], question, ask["delivery_timeout"] + ANSWER_SECONDS)
     finally:
         host.stop_listener(module, ask["run"])
-    states = host.backbone_states(base_url(ask), ask["client_token"], len(answer["workers"]))
-    return {**answer, "up": True, "backbone": states}
+    return {**answer, "up": True, "backbone": host.backbone_states(base_url(ask))}
 
 
 def main() -> None:

@@ -40,6 +40,10 @@ options:
     description: The backbone's channel, in Pulsar its topic.
     type: str
     required: true
+  backbone:
+    description: The kind of backbone, as in the role variable C(opal_server_backbone).
+    type: str
+    default: fanout
   raw_event:
     description: Whether the events must have been read from Pulsar's topic as well.
     type: bool

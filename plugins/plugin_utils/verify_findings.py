@@ -18,8 +18,8 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types impo
     Sender,
 )
 
-SKEW_MS = 20.0
-"""A difference between two clocks that is worth a word, in milliseconds; below it is the network's jitter."""
+SKEW_MS = 500.0
+"""A difference of both directions' latencies that no network makes, in milliseconds."""
 
 JOURNAL = "'journalctl -u opal-server'"
 """Where OPAL-server says how it stands with its backbone."""
@@ -42,9 +42,9 @@ def host_failures(results: Sequence[HostResult]) -> list[str]:
         listening, host = result["listening"], result["host"]
         found = len(listening.get("workers") or [])
         if not listening.get("up"):
-            failures.append(f"{host} {listening.get('problem') or 'was not tested'}")
+            failures.append(f"{host}: {listening.get('problem') or 'was not tested'}")
         elif listening.get("problem"):
-            failures.append(f"{host} could not be listened to: {listening['problem']}")
+            failures.append(f"{host}: its workers could not be listened to: {listening['problem']}")
         elif found < result["expected_workers"]:
             failures.append(
                 f"{host} has {found} of {result['expected_workers']} worker processes: look at {JOURNAL} there"
@@ -81,7 +81,13 @@ def sender_failures(senders: Iterable[Sender], down: set[str]) -> list[str]:
     ]
 
 
-def unread_failures(senders: Iterable[Sender], missing: dict[str, list[Cell]]) -> list[str]:
+def said_on(host: str, matrix: Matrix) -> str:
+    """Return what the backbone of a host's workers says is wrong."""
+    says = listed(r["backbone"] for r in matrix["receivers"] if r["host"] == host and r["backbone"])
+    return f" Its backbone says: {says}." if says else ""
+
+
+def unread_failures(matrix: Matrix, senders: Iterable[Sender], missing: dict[str, list[Cell]]) -> list[str]:
     """Return the updates that were logged as broadcast and are not in Pulsar's topic."""
     failures = []
     for sender in senders:
@@ -90,9 +96,10 @@ def unread_failures(senders: Iterable[Sender], missing: dict[str, list[Cell]]) -
         cells = missing.get(sender["host"], [])
         lost = f" It did not reach {listed(named(cell['host'], cell['pid']) for cell in cells)}." if cells else ""
         if sender["raw"] == matrix_of.RAW_MISSING:
+            says = said_on(sender["host"], matrix)
             failures.append(
                 f"the update of {sender['host']} was logged as broadcast and is not in Pulsar's topic, so sending "
-                f"failed.{lost} Look at {JOURNAL} on {sender['host']}, and whether it reaches the broker"
+                f"failed.{lost}{says} Look at {JOURNAL} on {sender['host']}, and whether it reaches the broker"
             )
         elif cells:
             failures.append(
@@ -123,9 +130,10 @@ def receiving_failures(matrix: Matrix, senders: Sequence[Sender]) -> list[str]:
         lost = [left[host] for host in missing_at(matrix, receiver) if host in left]
         if lost:
             deaf = "" if receiver["ready"] else " Nothing came to it over the backbone before the test either."
+            says = f" Its backbone says: {receiver['backbone']}." if receiver["backbone"] else ""
             failures.append(
                 f"{named(receiver['host'], receiver['pid'])} did not receive the update of "
-                f"{listed(sender['host'] for sender in lost)}, {whence(lost)}.{deaf} "
+                f"{listed(sender['host'] for sender in lost)}, {whence(lost)}.{deaf}{says} "
                 f"Look at {JOURNAL} on {receiver['host']}, and whether it reaches the backbone"
             )
     return failures
@@ -133,7 +141,8 @@ def receiving_failures(matrix: Matrix, senders: Sequence[Sender]) -> list[str]:
 
 def raw_failures(senders: Sequence[Sender], readers: Sequence[dict[str, Any]]) -> list[str]:
     """Return that nobody could read Pulsar's topic, where that is part of the proof."""
-    if not senders or any(sender["raw"] != matrix_of.RAW_UNKNOWN for sender in senders):
+    sent = [sender for sender in senders if sender["sent"]]
+    if not sent or any(sender["raw"] != matrix_of.RAW_UNKNOWN for sender in sent):
         return []
     why = listed(reader["problem"] for reader in readers if reader["problem"]) or "no host was able to try"
     return [f"no host could read Pulsar's topic with pulsar-client: {why}"]
@@ -150,7 +159,7 @@ def failures_of(results: Sequence[HostResult], matrix: Matrix, senders: Sequence
         *host_failures(results),
         *worker_failures(matrix),
         *sender_failures(senders, down),
-        *unread_failures(senders, missing),
+        *unread_failures(matrix, senders, missing),
         *receiving_failures(matrix, senders),
         *raw_failures(senders, matrix_of.raw_readers(results)),
     ]
@@ -164,23 +173,39 @@ def failures_of(results: Sequence[HostResult], matrix: Matrix, senders: Sequence
 
 
 def skew_warnings(matrix: Matrix) -> list[str]:
-    """Return what the latencies tell of the hosts' clocks."""
-    warnings = [
-        f"the clock of {other} is about {abs(offset):.0f} ms {'ahead of' if offset > 0 else 'behind'} that of {one}: "
-        "latencies between them are off by as much"
-        for (one, other), offset in sorted(matrix_of.clock_offsets(matrix).items())
-        if abs(offset) > SKEW_MS
-    ]
-    early = [cell for cell in matrix["cells"] if cell["latency_ms"] is not None and cell["latency_ms"] < 0]
-    if early:
-        pairs = listed(f"{cell['sender']} to {cell['host']}" for cell in early)
-        warnings.append(f"by the clocks, updates arrived before they were sent ({pairs}): the clocks differ")
+    """Return what the latencies tell of the hosts' clocks.
+
+    A negative latency proves that two clocks differ; otherwise only a difference too large for a network is told.
+    """
+    early = {
+        frozenset((cell["sender"], cell["host"]))
+        for cell in matrix["cells"]
+        if cell["latency_ms"] is not None and cell["latency_ms"] < 0
+    }
+    warnings = []
+    for (one, other), offset in sorted(matrix_of.clock_offsets(matrix).items()):
+        if frozenset((one, other)) in early or abs(offset) > SKEW_MS:
+            direction = "ahead of" if offset > 0 else "behind"
+            early.discard(frozenset((one, other)))
+            warnings.append(
+                f"the clock of {other} is about {abs(offset):.0f} ms {direction} that of {one}, and latencies between "
+                "them are off by as much: look at 'timedatectl' on both"
+            )
+    pairs = sorted(" and ".join(sorted(pair)) for pair in early)
+    warnings += [f"the clocks of {pair} differ: an update arrived before it was sent" for pair in pairs]
     return warnings
 
 
-def warnings_of(results: Sequence[HostResult], matrix: Matrix, not_tested: Sequence[str]) -> list[str]:
+def warnings_of(
+    results: Sequence[HostResult], matrix: Matrix, not_tested: Sequence[str], upstream_pulsar: bool
+) -> list[str]:
     """Return what is worth knowing and no reason to fail."""
     warnings = []
+    if upstream_pulsar and len(matrix["receivers"]) > 1:
+        warnings.append(
+            "opal_server_backbone is 'upstream': its Pulsar backend gives each event to one worker of the whole fleet; "
+            "'fanout' gives it to every one"
+        )
     if not_tested:
         warnings.append(f"this was a part of the fleet; not tested: {listed(not_tested)}")
     twice = [cell for cell in matrix["cells"] if cell["state"] == "duplicate"]
@@ -189,13 +214,13 @@ def warnings_of(results: Sequence[HostResult], matrix: Matrix, not_tested: Seque
         warnings.append(f"delivered more than once: {cells}")
     for receiver in matrix["receivers"]:
         if receiver["pid"] and receiver["problem"] and not missing_at(matrix, receiver):
-            warnings.append(f"{named(receiver['host'], receiver['pid'])} received everything, but {receiver['problem']}")
+            warnings.append(
+                f"{named(receiver['host'], receiver['pid'])} received everything, but {receiver['problem']}"
+            )
     for result in results:
         found = len(result["listening"].get("workers") or [])
         if found > result["expected_workers"]:
-            warnings.append(
-                f"{result['host']} has {found} workers and the inventory says {result['expected_workers']}"
-            )
+            warnings.append(f"{result['host']} has {found} workers and the inventory says {result['expected_workers']}")
         raw = result["collected"].get("raw") or result["listening"].get("raw")
         if raw and raw["problem"]:
             warnings.append(f"{result['host']} could not read Pulsar's topic with pulsar-client: {raw['problem']}")
@@ -211,6 +236,7 @@ def report_of(
     backbone: str,
     channel: str,
     raw_applicable: bool,
+    upstream_pulsar: bool,
     not_tested: Sequence[str],
 ) -> Report:
     """Return the whole report; times are seconds since the epoch."""
@@ -230,6 +256,6 @@ def report_of(
         "matrices": [matrix],
         "latency_ms": matrix_of.latency_figures(matrix["cells"]),
         "failures": failures,
-        "warnings": warnings_of(results, matrix, not_tested),
+        "warnings": warnings_of(results, matrix, not_tested, upstream_pulsar),
         "backbone_states": {result["host"]: result["collected"].get("backbone") or [] for result in results},
     }

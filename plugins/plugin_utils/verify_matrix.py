@@ -17,6 +17,7 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types impo
 )
 
 RAW_NOT_APPLICABLE = "not applicable"
+RAW_NOT_SENT = "not sent"
 RAW_UNKNOWN = "unknown"
 RAW_READ = "read"
 RAW_MISSING = "missing"
@@ -43,6 +44,7 @@ def worker_problem(worker: dict[str, Any], result: HostResult) -> str:
 
 def receivers_of(result: HostResult) -> list[Receiver]:
     """Return the workers of a host, and one without a pid for each that should be there and is not."""
+    reasons = {int(state.get("pid", 0)): state.get("reason") for state in result["collected"].get("backbone") or []}
     found: list[Receiver] = [
         {
             "host": result["host"],
@@ -50,12 +52,21 @@ def receivers_of(result: HostResult) -> list[Receiver]:
             "state": str(worker["state"]),
             "ready": bool(worker["ready"]),
             "problem": worker_problem(worker, result),
+            "backbone": str(reasons.get(int(worker["pid"])) or ""),
         }
         for worker in workers_of(result)
     ]
     why = str(result["listening"].get("problem") or "") or f"{len(found)} of {result['expected_workers']} workers run"
     while len(found) < result["expected_workers"]:
-        found.append({"host": result["host"], "pid": 0, "state": "absent", "ready": False, "problem": why})
+        absent: Receiver = {
+            "host": result["host"],
+            "pid": 0,
+            "state": "absent",
+            "ready": False,
+            "problem": why,
+            "backbone": "",
+        }
+        found.append(absent)
     return found
 
 
@@ -97,12 +108,13 @@ def senders_of(results: Sequence[HostResult], raw_applicable: bool) -> list[Send
     for result in results:
         published = result["published"]
         broadcast = published.get("broadcast") or {}
-        raw, message_id = raw_of(result["topic"], readers, raw_applicable)
+        sent = bool(published) and not published.get("problem")
+        raw, message_id = raw_of(result["topic"], readers, raw_applicable) if sent else (RAW_NOT_SENT, "")
         senders.append(
             {
                 "host": result["host"],
                 "topic": result["topic"],
-                "sent": bool(published) and not published.get("problem"),
+                "sent": sent,
                 "published_at": float(published.get("published_at") or 0.0),
                 "logged": bool(broadcast.get("logged")),
                 "logged_by": int(broadcast.get("pid") or 0),
@@ -133,7 +145,9 @@ def worker_matrix(results: Sequence[HostResult], senders: Sequence[Sender]) -> M
     """Return the matrix of sending hosts and receiving workers."""
     receivers = [receiver for result in results for receiver in receivers_of(result)]
     deliveries = {
-        (result["host"], int(worker["pid"])): worker["deliveries"] for result in results for worker in workers_of(result)
+        (result["host"], int(worker["pid"])): worker["deliveries"]
+        for result in results
+        for worker in workers_of(result)
     }
     cells = [
         cell_of(sender, receiver, deliveries.get((receiver["host"], receiver["pid"]), {}).get(sender["topic"], []))

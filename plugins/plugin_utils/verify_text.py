@@ -8,7 +8,13 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import Cell, Matrix, Receiver, Report, Sender
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import (
+    Cell,
+    Matrix,
+    Receiver,
+    Report,
+    Sender,
+)
 
 Paint = Callable[[str, str], str]
 """Colours a text: given the text and a colour's name."""
@@ -48,7 +54,9 @@ def receiver_text(receiver: Receiver) -> str:
 
 def journal_text(sender: Sender) -> tuple[str, str]:
     """Return what the journal said about a sender's update, and its colour."""
-    return (f"by {sender['logged_by']}", "green") if sender["logged"] else (MISSING, "red")
+    if sender["logged"]:
+        return f"by {sender['logged_by']}", "green"
+    return (MISSING if sender["sent"] else "not sent"), "red"
 
 
 def raw_text(sender: Sender) -> tuple[str, str]:

@@ -19,19 +19,24 @@ class HostResult(TypedDict):
 
 
 class Receiver(TypedDict):
-    """A worker process, or one that should exist; then its pid is 0."""
+    """A worker process, or one that should exist; then its pid is 0.
+
+    ``ready`` tells whether it heard the backbone before the test, ``problem`` why it could not
+    receive, and ``backbone`` what its backbone says is wrong, if it has one that says so.
+    """
 
     host: str
     pid: int
     state: str
     ready: bool
     problem: str
+    backbone: str
 
 
 class Sender(TypedDict):
     """A host as the sender of its own update.
 
-    ``raw`` is ``read``, ``missing``, ``unknown`` (nobody could read the topic) or ``not applicable``.
+    ``raw`` is ``read``, ``missing``, ``not sent``, ``unknown`` (nobody could read the topic) or ``not applicable``.
     """
 
     host: str
