@@ -86,7 +86,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         found = {}
         for name in variables["ansible_play_hosts_all"]:
             facts = variables["hostvars"][name]
-            found[name] = [problem for role in ROLES for problem in facts.get(f"__{role}_problems", [])]
+            told = [problem for role in ROLES for problem in facts.get(f"__{role}_problems", [])]
+            found[name] = list(dict.fromkeys(told))  # a host of several roles is unreachable once
         lines = checks.verdict(found, checks.fleet_problems(variables["groups"]))
         if not lines:
             return {}

@@ -1,6 +1,6 @@
 # Copyright: policyfleet maintainers
 # Apache License 2.0 (see LICENSE)
-"""What must be right before a rollout changes anything, as pure functions.
+"""What must be right before a rollout changes anything, as functions without side effects.
 
 Each function returns a list of sentences, one a problem: what is wrong, and what to do about it.
 Variables come with their types checked and converted; a host's state is what
@@ -10,6 +10,7 @@ Variables come with their types checked and converted; a host's state is what
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -141,7 +142,26 @@ def pulsar_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> l
     ports = {name: variables[name] for name in ("pulsar_port", "pulsar_web_port", "pulsar_bookie_port")}
     if len(set(ports.values())) < len(ports):
         problems.append("pulsar_port, pulsar_web_port and pulsar_bookie_port must differ")
-    return problems + port_problems(state, "pulsar", ports)
+    return problems + port_problems(state, "pulsar", ports) + archive_problems(variables)
+
+
+def archive_problems(variables: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with an archive on the controller that the operator names; it is read as a whole."""
+    path = variables["pulsar_archive_file"]
+    wanted = variables["pulsar_sha512"]
+    if not path or not wanted:
+        return []
+    try:
+        with open(path, "rb") as handle:
+            found = hashlib.file_digest(handle, "sha512").hexdigest()
+    except OSError as problem:
+        return [f"pulsar_archive_file ({path}) cannot be read on the controller: {problem.strerror}"]
+    if found == wanted:
+        return []
+    return [
+        f"pulsar_archive_file ({path}) has the SHA-512 {found}, and Pulsar {variables['pulsar_version']} must have "
+        f"{wanted}: fetch it again, or correct pulsar_sha512"
+    ]
 
 
 def uri_problems(variables: Mapping[str, Any], servers: int) -> list[str]:

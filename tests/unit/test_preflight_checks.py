@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,7 @@ def pulsar(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "pulsar_version": "4.0.8",
         "pulsar_sha512": "a" * 128,
+        "pulsar_archive_file": "",
         "pulsar_java_home": "",
         "pulsar_heap_mb": 1024,
         "pulsar_direct_memory_mb": 512,
@@ -138,6 +141,18 @@ def test_a_listener_that_cannot_be_seen_is_the_units_while_that_runs() -> None:
 def test_problems_of_a_broker_say_what_to_do(values: dict[str, Any], state: dict[str, Any], words: list[str]) -> None:
     text = "\n".join(checks.pulsar_problems(pulsar(**values), host(**state)))
     assert all(word in text for word in words), text
+
+
+def test_an_archive_of_the_operators_is_held_against_its_checksum(tmp_path: Path) -> None:
+    archive = tmp_path / "pulsar.tar.gz"
+    archive.write_bytes(b"an archive")
+    right = hashlib.sha512(b"an archive").hexdigest()
+    given = {"pulsar_archive_file": str(archive)}
+    assert checks.archive_problems(pulsar(**given, pulsar_sha512=right)) == []
+    wrong = checks.archive_problems(pulsar(**given))
+    assert right in wrong[0] and "a" * 128 in wrong[0]
+    gone = checks.archive_problems(pulsar(pulsar_archive_file=str(tmp_path / "gone")))
+    assert "cannot be read on the controller: No such file or directory" in gone[0]
 
 
 def test_the_verdict_names_the_inventory_first_and_every_host() -> None:
