@@ -84,8 +84,10 @@ from ansible.module_utils.basic import AnsibleModule
 def source_files(package: str) -> List[str]:
     """Return the files that a package's wheel is made from, sorted."""
     found = [os.path.join(package, name) for name in ("pyproject.toml", "README.md")]
-    for folder, _folders, names in os.walk(os.path.join(package, "src")):
-        found += [os.path.join(folder, name) for name in names if not name.endswith(".pyc")]
+    for folder, folders, names in os.walk(os.path.join(package, "src")):
+        # What an editable installation or a test run leaves there is no source.
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.endswith(".egg-info")]
+        found += [os.path.join(folder, name) for name in names]
     return sorted(path for path in found if os.path.exists(path))
 
 
