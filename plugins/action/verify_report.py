@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_findings as findings
+from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_html as html
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_text as text
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import HostResult, Report
 
@@ -102,6 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         contents = {
             "json": json.dumps(report, indent=2) + "\n",
             "md": text.markdown(report),
+            "html": html.page(report),
         }
         files = []
         try:

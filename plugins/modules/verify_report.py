@@ -10,8 +10,8 @@ module: verify_report
 short_description: Judge a verification, write its reports and print its summary
 version_added: 0.1.0
 description:
-  - Puts together what M(policyfleet.opal.fleet_probe) returned on each host, writes a JSON and a Markdown report on the
-    controller, prints the matrix of senders and workers, and fails where a cell is missing.
+  - Puts together what M(policyfleet.opal.fleet_probe) returned on each host, writes a JSON, a Markdown and an HTML
+    report on the controller, prints the matrix of senders and workers, and fails where a cell is missing.
   - Nothing is executed on a host.
 options:
   run:

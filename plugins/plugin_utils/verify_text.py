@@ -92,7 +92,10 @@ def drawn(table: Table, paint: Paint) -> list[str]:
     widths = [max(len(row[at][0]) for row in table) for at in range(len(table[0]))]
     lines = []
     for row in table:
-        cells = [paint(text, colour) + " " * (widths[at] - len(text)) for at, (text, colour) in enumerate(row)]
+        cells = [
+            (paint(text, colour) if colour else text) + " " * (widths[at] - len(text))
+            for at, (text, colour) in enumerate(row)
+        ]
         lines.append("  ".join(cells).rstrip())
     return lines
 
