@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -115,9 +116,9 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: delivered {self.delivered} of {self.expected}, lost {self.lost}, duplicates {self.duplicates},"
-            f" out of order {self.out_of_order}, longest delay {self.longest_delay:.1f} s, longest silence"
-            f" {self.outage:.1f} s, retried {self.retried}, gaps {self.gaps}, resyncs {self.resyncs}"
+            f"{self.name}: delivered {self.delivered} of {self.expected}, lost {self.lost}, duplicates"
+            f" {self.duplicates}, out of order {self.out_of_order}, longest delay {self.longest_delay:.1f} s, longest"
+            f" silence {self.outage:.1f} s, retried {self.retried}, gaps {self.gaps}, resyncs {self.resyncs}"
         )
 
 
@@ -172,9 +173,9 @@ class Fleet:
             expected=expected,
             lost=lost,
             duplicates=sum(len(numbers) - len(set(numbers)) for numbers in seen.values()),
-            out_of_order=sum(b < a for numbers in seen.values() for a, b in zip(numbers, numbers[1:], strict=False)),
+            out_of_order=sum(b < a for numbers in seen.values() for a, b in itertools.pairwise(numbers)),
             longest_delay=max((got - sent for *_, sent, got in report["received"]), default=0),
-            outage=max((b - a for a, b in zip(times, times[1:], strict=False)), default=0),
+            outage=max((b - a for a, b in itertools.pairwise(times)), default=0),
             retried=counters["retried"],
             gaps=counters["gaps"],
             resyncs=report["resyncs"],

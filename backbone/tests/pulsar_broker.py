@@ -160,10 +160,16 @@ class Standalone(Process):
     """Pulsar standalone on loopback."""
 
     def __init__(
-        self, directory: Path, port: int, web_port: int, *, settings: dict[str, str] | None = None, tls: bool = False
+        self,
+        directory: Path,
+        port: int,
+        web_port: int,
+        *,
+        settings: dict[str, str] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.port, self.web_port = port, web_port
+        self.port, self.web_port, self.address = port, web_port, address
         conf = directory / "standalone.conf"
         edited(
             home() / "conf" / "standalone.conf",
@@ -206,22 +212,22 @@ class Standalone(Process):
 
     @property
     def url(self) -> str:
-        return f"pulsar://127.0.0.1:{self.port}"
+        return f"pulsar://{self.address}:{self.port}"
 
     def wait_healthy(self, timeout: float = 120) -> None:
-        wait_healthy(self.web_port, timeout, self)
+        wait_healthy(self.web_port, timeout, self, self.address)
 
     def topic_admin(self, method: str, path: str, body: str | None = None) -> str:
         return admin(self.web_port, method, path, body)
 
 
-def wait_healthy(web_port: int, timeout: float, process: Process | None = None) -> None:
+def wait_healthy(web_port: int, timeout: float, process: Process | None = None, address: str = "127.0.0.1") -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process is not None and not process.alive:
             raise RuntimeError(f"{process.name} ended while starting")
         with contextlib.suppress(OSError, urllib.error.URLError):
-            url = f"http://127.0.0.1:{web_port}/admin/v2/brokers/health"
+            url = f"http://{address}:{web_port}/admin/v2/brokers/health"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 if answer.status == 200:
                     return

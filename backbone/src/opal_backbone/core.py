@@ -54,6 +54,7 @@ class Core:
         self._unread: deque[Received] = deque()
         self._streams: list[Stream] = []
         self._echo: set[int] = set()
+        self._echo_under_way = 0
 
         self._link: Link | None = None
         self._broken: asyncio.Future[str] | None = None
@@ -324,8 +325,12 @@ class Core:
 
     @property
     def has_deferred(self) -> bool:
-        """Whether events that were held back have not come back yet."""
-        return bool(self._echo)
+        """Whether events that were held back have not reached this worker's own subscribers yet."""
+        return bool(self._echo) or self._echo_under_way > 0
+
+    def deferred_delivered(self) -> None:
+        """Note that the subscriber has passed on an event that was held back and has come back from the topic."""
+        self._echo_under_way = max(0, self._echo_under_way - 1)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -341,8 +346,10 @@ class Core:
         """Hand no more events to `stream`."""
         if stream in self._streams:
             self._streams.remove(stream)
-        if not self._streams and self._link is not None:
-            self._link.pause()
+        if not self._streams:
+            self._echo_under_way = 0
+            if self._link is not None:
+                self._link.pause()
 
     def _go_on(self) -> None:
         if self._streams:
@@ -435,6 +442,7 @@ class Core:
             if stamp.number not in self._echo:
                 return  # OPAL gave it to this worker's subscribers when it was published
             self._echo.discard(stamp.number)
+            self._echo_under_way += 1
         self.metrics.count("delivered")
         for stream in list(self._streams):
             stream(text)

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import _pulsar
 import pulsar
@@ -74,8 +74,8 @@ def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *
         loop.call_soon_threadsafe(function, *args)
 
 
-async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeout: float) -> Any:
-    """Start an asynchronous call of the extension and wait for its result, at most `timeout` seconds.
+async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeout: float | None) -> Any:
+    """Start an asynchronous call of the extension and wait for its result, at most `timeout` seconds if given.
 
     Raises:
         LinkError: the call failed or did not come back in time.
@@ -176,16 +176,12 @@ class Link:
 
         `done` is called on the loop with an empty text and the message's raw id, or with the reason for a failure.
         """
-        builder = _pulsar.MessageBuilder()
-        builder.content(payload)
-        for name, value in properties.items():
-            builder.property(name, value)
         loop = self._loop
 
         def callback(result: Any, message_id: Any) -> None:
             _hand_over(loop, done, "" if result == _pulsar.Result.Ok else result.name, message_id)
 
-        self._producer.send_async(builder.build(), callback)
+        self._producer.send_async(_message(payload, properties), callback)
 
     @staticmethod
     def is_poison(reason: str) -> bool:
@@ -249,6 +245,46 @@ class Link:
         if broken:
             self._on_broken(f"reading ended with {broken}")
 
+    async def partitions(self, settings: Settings) -> list[str]:
+        """Look up the topic's partitions; one that has none is its own only partition.
+
+        Raises:
+            LinkError: the look-up failed.
+        """
+        raw, doing = self._client._client, f"look up {settings.topic}"
+        found = await _call(
+            doing, lambda done: raw.get_topic_partitions_async(settings.topic, done), settings.operation_timeout + 1
+        )
+        return [str(partition) for partition in found]
+
+    async def publish(self, payload: bytes, settings: Settings, properties: dict[str, str] | None = None) -> Position:
+        """Publish one message and wait until a broker has it.
+
+        Raises:
+            LinkError: no broker took it in time.
+        """
+        message = _message(payload, properties or {})
+        return Position(
+            await _call(
+                "publish", lambda done: self._producer.send_async(message, done), settings.operation_timeout + 1
+            )
+        )
+
+    async def read_one(self, timeout: float) -> Received | None:
+        """Wait for the next message, at most `timeout` seconds (0: for ever); None if there was none.
+
+        Not to be mixed with `read`.
+
+        Raises:
+            LinkError: reading ended.
+        """
+        try:
+            return Received(await _call("read", self._reader.read_next_async, timeout or None))
+        except LinkError as error:
+            if error.reason.startswith("no answer"):
+                return None
+            raise
+
     async def close(self, timeout: float) -> None:
         """End the link politely, waiting for the broker at most `timeout` seconds, and then in any case."""
         self._closed = True
@@ -292,54 +328,72 @@ async def open_link(
     Raises:
         LinkError: any step failed; nothing of the attempt is left behind.
     """
-    timeout = settings.operation_timeout + 1
-    client = make_client(settings)
-    link = Link(client, asyncio.get_running_loop())
-    name = f"opal-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-    raw = client._client
+    link = Link(make_client(settings), asyncio.get_running_loop())
     try:
-        partitions = await _call(
-            f"look up {settings.topic}", lambda done: raw.get_topic_partitions_async(settings.topic, done), timeout
-        )
-        if list(partitions) != [settings.topic]:
+        if await link.partitions(settings) != [settings.topic]:
             raise LinkError(f"use {settings.topic}", "it is a partitioned topic, which keeps no order")
-        conf = _pulsar.ProducerConfiguration()
-        conf.producer_name(name)
-        conf.schema(pulsar.schema.BytesSchema().schema_info())
-        # the outbox decides how long to wait and what to repeat, never the library
-        conf.send_timeout_millis(0)
-        conf.max_pending_messages(settings.in_flight + 100)
-        conf.block_if_queue_full(False)
-        conf.batching_enabled(False)
-        link._producer = await _call(
-            f"make a producer on {settings.topic}",
-            lambda done: raw.create_producer_async(settings.topic, conf, done),
-            timeout,
-        )
-        if start is None:
-            start = Position(await _call("publish the sentinel", lambda done: _send(link, *sentinel, done), timeout))
-        link.start = start
-        reading = _pulsar.ReaderConfiguration()
-        reading.reader_name(name)
-        reading.subscription_role_prefix("opal-backbone")
-        reading.receiver_queue_size(_RECEIVER_QUEUE)
-        reading.schema(pulsar.schema.BytesSchema().schema_info())
-        reading.start_message_id_inclusive(True)
-        link._reader = await _call(
-            f"make a reader on {settings.topic}",
-            lambda done: raw.create_reader_async(settings.topic, start.raw, reading, done),
-            timeout,
-        )
+        await make_producer(link, settings)
+        payload, properties = sentinel
+        link.start = start or await link.publish(payload, settings, properties)
+        await make_reader(link, settings, link.start)
     except BaseException:
         link.abandon()
         raise
     return link
 
 
-def _send(link: Link, payload: bytes, properties: dict[str, str], done: Callable[..., None]) -> None:
-    """Send one message with the extension's own kind of callback."""
+def _name() -> str:
+    """Make a name by which an operator finds this process in Pulsar's statistics; no two may be the same."""
+    return f"opal-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+async def make_producer(link: Link, settings: Settings) -> None:
+    """Give a link its producer.
+
+    Raises:
+        LinkError: the brokers did not accept one.
+    """
+    conf = _pulsar.ProducerConfiguration()
+    conf.producer_name(_name())
+    conf.schema(pulsar.schema.BytesSchema().schema_info())
+    # the outbox decides how long to wait and what to repeat, never the library
+    conf.send_timeout_millis(0)
+    conf.max_pending_messages(settings.in_flight + 100)
+    conf.block_if_queue_full(False)
+    conf.batching_enabled(False)
+    raw = link._client._client
+    link._producer = await _call(
+        f"make a producer on {settings.topic}",
+        lambda done: raw.create_producer_async(settings.topic, conf, done),
+        settings.operation_timeout + 1,
+    )
+
+
+async def make_reader(link: Link, settings: Settings, start: Position | Literal["earliest", "latest"]) -> None:
+    """Give a link its reader, which gets the message at `start` first.
+
+    Raises:
+        LinkError: the brokers did not accept one.
+    """
+    conf = _pulsar.ReaderConfiguration()
+    conf.reader_name(_name())
+    conf.subscription_role_prefix("opal-backbone")
+    conf.receiver_queue_size(_RECEIVER_QUEUE)
+    conf.schema(pulsar.schema.BytesSchema().schema_info())
+    conf.start_message_id_inclusive(isinstance(start, Position))
+    where = start.raw if isinstance(start, Position) else getattr(_pulsar.MessageId, start)
+    raw = link._client._client
+    link._reader = await _call(
+        f"make a reader on {settings.topic}",
+        lambda done: raw.create_reader_async(settings.topic, where, conf, done),
+        settings.operation_timeout + 1,
+    )
+
+
+def _message(payload: bytes, properties: dict[str, str]) -> Any:
+    """Build the extension's message."""
     builder = _pulsar.MessageBuilder()
     builder.content(payload)
     for name, value in properties.items():
         builder.property(name, value)
-    link._producer.send_async(builder.build(), done)
+    return builder.build()

@@ -38,7 +38,8 @@ class Spool:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"{time.time_ns()}-{os.getpid()}"
         unfinished = self._directory / f".{name}.part"
-        with unfinished.open("w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
             for payload, accepted in events:
                 file.write(json.dumps([base64.b64encode(payload).decode(), accepted]) + "\n")
             file.flush()

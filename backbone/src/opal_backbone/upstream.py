@@ -39,6 +39,7 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "is_in_backbone_gap",
             "is_reader_healthy",
             "_buffer_outbound",
+            "_handle_broadcast_event",
         ),
     ),
     (FreezablePubSubEndpoint, ("publish", "notify", "_is_exempt")),
@@ -142,13 +143,23 @@ class FanoutBroadcaster(ReconnectingBroadcaster):  # type: ignore[misc]
         """Add to OPAL's own judgement whether the topic is heard."""
         return bool(super().is_reader_healthy()) and not self.core.unhealthy()
 
+    @property
+    def _held_id(self) -> str:
+        # any notifier but ourselves, or OPAL would take the event for one that was delivered here already
+        return f"held:{self.core.publisher_id}"
+
+    async def _handle_broadcast_event(self, event: Any) -> None:
+        """Pass an event on as OPAL does, and note when it was one that had been held back here."""
+        await super()._handle_broadcast_event(event)
+        if self.core.has_deferred and event.message.startswith('{"notifier_id": "' + self._held_id):
+            self.core.deferred_delivered()
+
     async def defer(self, topics: list[str], data: Any) -> None:
         """Publish to the topic only; this worker's subscribers get the event from there, as all others do."""
         for topic in topics:
             logger.info(f"Broadcasting incoming event: { {'topic': topic, 'notifier_id': self._id} } (held)")
             try:
-                # any notifier but ourselves, or OPAL would take the event for one that was delivered here already
-                note = BroadcastNotification(notifier_id=f"held:{self.core.publisher_id}", topics=[topic], data=data)
+                note = BroadcastNotification(notifier_id=self._held_id, topics=[topic], data=data)
                 self.core.publish(note.json().encode(), echo=True)
             except (BufferFullError, RuntimeError) as error:
                 await self._buffer_outbound(topic, data, error)
