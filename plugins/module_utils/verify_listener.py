@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -142,6 +143,8 @@ class Listener:
         except Exception as problem:  # whatever went wrong, this worker has no subscription
             del self.subscribers[pid]
             words = str(problem) or "no answer in time"
+            if "HTTP 403" in words:
+                words += "; set verify_client_token to a token of the type 'client'"
             self.workers[pid]["note"] = f"it accepted a connection, but the subscription failed: {words}"
 
     def all_ready(self) -> bool:
@@ -234,6 +237,8 @@ async def run(directory: str) -> None:
     control = os.path.join(directory, "control")
     server = await asyncio.start_unix_server(listener.serve, control, limit=LONGEST_ANSWER)
     listening = asyncio.create_task(listener.listen())
+    # At the deadline systemd asks it to end; then, too, it takes its leave of the workers.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, listener.ended.set)
     await listener.ended.wait()
     server.close()
     listening.cancel()

@@ -208,6 +208,8 @@ def warnings_of(
         )
     if not_tested:
         warnings.append(f"this was a part of the fleet; not tested: {listed(not_tested)}")
+    if len(matrix["receivers"]) == 1:
+        warnings.append("only one worker was tested, so nothing had to pass over the backbone")
     twice = [cell for cell in matrix["cells"] if cell["state"] == "duplicate"]
     if twice:
         cells = listed(f"{c['sender']} to {named(c['host'], c['pid'])} ({c['copies']})" for c in twice)

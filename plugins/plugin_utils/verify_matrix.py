@@ -35,6 +35,8 @@ def worker_problem(worker: dict[str, Any], result: HostResult) -> str:
         return str(worker["note"])
     if result["collected"].get("problem"):
         return str(result["collected"]["problem"])
+    if str(worker["state"]).startswith("stopped"):
+        return f"it is {worker['state']}"
     if worker["closed"] and worker["state"] == "gone":
         return f"it ended during the run, at {worker['closed']}"
     if worker["closed"]:

@@ -132,13 +132,18 @@ def length(line: str) -> int:
     return len(re.sub(r"\x1b\[[0-9;]*m", "", line))
 
 
+def many(number: int, what: str) -> str:
+    """Return a number of things, for example ``1 host`` or ``3 hosts``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def head(report: Report) -> str:
     """Return a report's first line."""
     matrix = report["matrices"][0]
     delivered, total = counts(matrix)
     workers = sum(1 for receiver in matrix["receivers"] if receiver["pid"])
     return (
-        f"Verification {report['run']}: {len(matrix['senders'])} hosts, {workers} workers, "
+        f"Verification {report['run']}: {many(len(matrix['senders']), 'host')}, {many(workers, 'worker')}, "
         f"{delivered} of {total} deliveries, over {report['backbone'] or 'no backbone'}"
     )
 
@@ -165,7 +170,8 @@ def screen(report: Report, width: int, paint: Paint) -> list[str]:
     lines += [paint(f"note: {warning}", "yellow") for warning in report["warnings"]]
     lines += [paint(f"failed: {failure}", "red") for failure in report["failures"]]
     if report["passed"]:
-        lines.append(paint("passed: every update reached every worker, and every host logged its broadcast", "green"))
+        whole = " that was tested" if report["not_tested"] else ""
+        lines.append(paint(f"passed: every update reached every worker{whole}, and every host logged it", "green"))
     return lines
 
 

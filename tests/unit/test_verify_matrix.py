@@ -129,6 +129,11 @@ def test_a_stopped_worker_is_named_with_its_state(fleet: dict[str, HostResult]) 
     assert f"opal3 worker 31 did not receive the update of opal1, opal2, opal3: {note}" in report["failures"][0]
 
 
+def test_a_worker_that_is_stopped_during_the_run_is_named_with_its_state(fleet: dict[str, HostResult]) -> None:
+    fleet["opal3"]["collected"]["workers"][0] |= {"state": "stopped (T)", "deliveries": {}}
+    assert "opal1, opal2, opal3: it is stopped (T). Look at" in judged(fleet)["failures"][0]
+
+
 def test_fewer_workers_than_expected_fail(fleet: dict[str, HostResult]) -> None:
     fleet["opal1"]["expected_workers"] = 3
     report = judged(fleet)
@@ -254,6 +259,15 @@ def test_a_part_of_a_fleet_says_so(fleet: dict[str, HostResult]) -> None:
     report = judged(fleet, not_tested=["opal3"])
     assert report["passed"]
     assert report["warnings"] == ["this was a part of the fleet; not tested: opal3"]
+
+
+def test_one_worker_alone_proves_nothing_about_the_backbone(fleet: dict[str, HostResult]) -> None:
+    one = fleet["opal1"]
+    one["expected_workers"] = 1
+    del one["collected"]["workers"][1], one["listening"]["workers"][1:]
+    report = judged({"opal1": one})
+    assert report["passed"]
+    assert "nothing had to pass over the backbone" in report["warnings"][0]
 
 
 def test_the_upstream_backend_is_pointed_out(fleet: dict[str, HostResult]) -> None:
