@@ -113,12 +113,14 @@ class Tally:
     retried: int = 0
     gaps: int = 0
     resyncs: int = 0
+    inversions: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.name}: delivered {self.delivered} of {self.expected}, lost {self.lost}, duplicates"
             f" {self.duplicates}, out of order {self.out_of_order}, longest delay {self.longest_delay:.1f} s, longest"
             f" silence {self.outage:.1f} s, retried {self.retried}, gaps {self.gaps}, resyncs {self.resyncs}"
+            + (f" {self.inversions}" if self.inversions else "")
         )
 
 
@@ -179,6 +181,12 @@ class Fleet:
             retried=counters["retried"],
             gaps=counters["gaps"],
             resyncs=report["resyncs"],
+            inversions=[
+                f"{sender} {a} before {b}"
+                for sender, numbers in seen.items()
+                for a, b in itertools.pairwise(numbers)
+                if b < a
+            ],
         )
 
     def close(self) -> None:

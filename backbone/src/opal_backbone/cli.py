@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from opal_backbone import __version__, wire
 from opal_backbone.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, load
 
@@ -188,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"opal-backbone: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
+    # what the client library says is part of the errors already
+    logger.remove()
     try:
         status: int = asyncio.run(arguments.run(arguments, settings))
     except KeyboardInterrupt:

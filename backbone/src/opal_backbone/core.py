@@ -18,7 +18,7 @@ from typing import Any
 from loguru import logger
 
 from opal_backbone import __version__, wire
-from opal_backbone.link import Link, LinkError, Position, Received, open_link
+from opal_backbone.link import Link, LinkError, Position, Received, disposed, open_link
 from opal_backbone.metrics import Metrics
 from opal_backbone.outbox import BufferFullError, Entry, Outbox
 from opal_backbone.sequence import SequenceTracker
@@ -78,6 +78,7 @@ class Core:
         self._last_beat = float("-inf")
         self._ever_up = False
         self._last_error = ""
+        self._last_reason = ""
         self._error_logged_at = float("-inf")
         self._malformed_kinds: set[str] = set()
         self._last_event: tuple[str, float] | None = None
@@ -126,6 +127,8 @@ class Core:
         link, self._link = self._link, None
         if link is not None:
             await link.close(timeout=1.0)
+        else:
+            await disposed(1.0)
         return left
 
     def _keep_or_give_up(self) -> None:
@@ -167,7 +170,7 @@ class Core:
                 )
             except LinkError as error:
                 attempt += 1
-                self._connect_failed(str(error))
+                self._connect_failed(error)
                 await asyncio.sleep(_backoff(attempt))
                 continue
             self._take_up(link)
@@ -180,13 +183,13 @@ class Core:
                 attempt += 1
                 await asyncio.sleep(_backoff(attempt))
 
-    def _connect_failed(self, error: str) -> None:
+    def _connect_failed(self, failure: LinkError) -> None:
         self.metrics.count("connect_failures")
-        now = time.monotonic()
-        if error != self._last_error or now - self._error_logged_at > 60:
+        now, error = time.monotonic(), str(failure)
+        if failure.reason != self._last_reason or now - self._error_logged_at > 60:
             self._error_logged_at = now
             logger.warning(f"Backbone: cannot connect ({error}); trying again, {len(self._outbox)} event(s) wait")
-        self._last_error = error
+        self._last_error, self._last_reason = error, failure.reason
 
     def _take_up(self, link: Link) -> None:
         now = time.monotonic()
@@ -215,7 +218,7 @@ class Core:
 
     def _let_go(self, link: Link, reason: str) -> None:
         logger.warning(f"Backbone: {reason}; connecting anew, {len(self._outbox)} event(s) wait")
-        self._last_error = reason
+        self._last_error, self._last_reason = reason, ""
         self._link = None
         self._up.clear()
         self._unread.clear()

@@ -111,6 +111,10 @@ class Doctor:
                     _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
             except ssl.SSLError as error:
                 raise OSError(f"{host}:{port}: {getattr(error, 'verify_message', '') or error.reason}") from None
+            except (TimeoutError, OSError) as error:
+                raise OSError(
+                    f"{host}:{port}: {str(error) or type(error).__name__}, which is no answer of TLS"
+                ) from None
             certificate = writer.get_extra_info("peercert") or {}
             writer.close()
             until = ssl.cert_time_to_seconds(certificate["notAfter"]) if "notAfter" in certificate else 0

@@ -65,7 +65,7 @@ def child_exit(server: Any, worker: Any) -> None:
     with contextlib.suppress(Exception):
         from prometheus_client import multiprocess
 
-        multiprocess.mark_process_dead(worker.pid)
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
     (_directory / f"worker-{worker.pid}.json").unlink(missing_ok=True)
 
 

@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import Any, Literal
 import _pulsar
 import pulsar
 
+from opal_backbone.clientlog import client_log
 from opal_backbone.settings import Settings
 
+_disposals: list[threading.Thread] = []
 _generations = itertools.count(1)
 _RECEIVER_QUEUE = 1_000
 _READ_AT_ONCE = 200
@@ -31,11 +34,11 @@ _POISON = ("MessageTooBig", "InvalidMessage")
 
 
 class LinkError(ConnectionError):
-    """A call to Pulsar failed; the message is Pulsar's own name for the reason."""
+    """A call to Pulsar failed. `reason` is Pulsar's own name for why, the text may say more."""
 
-    def __init__(self, doing: str, reason: str) -> None:
-        """Remember what was attempted and why it failed."""
-        super().__init__(f"{doing}: {reason}")
+    def __init__(self, doing: str, reason: str, detail: str = "") -> None:
+        """Remember what was attempted, why it failed, and what the client library said last."""
+        super().__init__(f"{doing}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason = reason
 
 
@@ -89,7 +92,7 @@ async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeou
         if result == _pulsar.Result.Ok:
             future.set_result(value)
         else:
-            future.set_exception(LinkError(doing, result.name))
+            future.set_exception(LinkError(doing, result.name, client_log().last_error()))
 
     def callback(result: Any, value: Any = None) -> None:
         _hand_over(loop, settle, result, value)
@@ -98,7 +101,7 @@ async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeou
     try:
         return await asyncio.wait_for(future, timeout)
     except TimeoutError:
-        raise LinkError(doing, f"no answer in {timeout:g} s") from None
+        raise LinkError(doing, f"no answer in {timeout:g} s", client_log().last_error()) from None
 
 
 class _TokenFile:
@@ -142,7 +145,7 @@ def make_client(settings: Settings) -> Any:
             tls_validate_hostname=settings.uses_tls and settings.tls_verify_hostname,
             tls_certificate_file_path=settings.tls_cert_file,
             tls_private_key_file_path=settings.tls_key_file,
-            logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
+            logger=client_log().logger(),
         )
     except Exception as error:
         raise LinkError("make a Pulsar client", str(error)) from error
@@ -291,6 +294,7 @@ class Link:
         with contextlib.suppress(LinkError):
             await _call("close the client", self._client._client.close_async, timeout)
         self.abandon()
+        await disposed(timeout)
 
     def abandon(self) -> None:
         """End the link at once, without a word to the broker, which may be gone.
@@ -308,7 +312,17 @@ def dispose(client: Any) -> None:
         with contextlib.suppress(Exception):
             client.shutdown()
 
-    threading.Thread(target=shut_down, name="opal-backbone-dispose", daemon=True).start()
+    _disposals[:] = [thread for thread in _disposals if thread.is_alive()]
+    thread = threading.Thread(target=shut_down, name="opal-backbone-dispose", daemon=True)
+    _disposals.append(thread)
+    thread.start()
+
+
+async def disposed(timeout: float) -> None:
+    """Wait until clients have ended their threads: a process that exits before is aborted by the C++ runtime."""
+    deadline = time.monotonic() + timeout
+    while any(thread.is_alive() for thread in _disposals) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
 
 
 async def open_link(

@@ -111,5 +111,5 @@ class Metrics:
         if not _in_fleet_of_processes():
             return bytes(generate_latest(self._registry))
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return bytes(generate_latest(registry))
