@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,41 @@ class Run:
     def words(self) -> str:
         """The output with every run of white space as one blank, so that a wrapped sentence can be looked for."""
         return " ".join(self.output.split())
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A run of verify.yml and the report that it wrote."""
+
+    run: Run
+    report: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether playbook and report agree that the fleet is whole; raises AssertionError if they differ."""
+        assert self.report["passed"] == (self.run.returncode == 0), self.run.output
+        return bool(self.report["passed"])
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """All cells of the matrix: sender, host and pid of the receiving worker, state."""
+        return [cell for matrix in self.report["matrices"] for cell in matrix["cells"]]
+
+    @property
+    def missing(self) -> set[tuple[str, str, int]]:
+        """Sender, host and pid of each cell that got nothing."""
+        return {(cell["sender"], cell["host"], cell["pid"]) for cell in self.cells if cell["state"] == "missing"}
+
+    @property
+    def unnamed(self) -> set[tuple[str, str, int]]:
+        """Missing cells of which no sentence on the screen names sender and receiver."""
+        sentences = [" ".join(sentence.split()) for sentence in self.report["failures"]]
+        assert all(sentence in self.run.words for sentence in sentences), self.run.output
+        return {
+            (sender, host, pid)
+            for sender, host, pid in self.missing
+            if not any(sender in sentence and f"{host} worker {pid}" in sentence for sentence in sentences)
+        }
 
 
 @dataclass(frozen=True)
@@ -120,6 +156,14 @@ class Fleet:
         run = self.play(playbook, *arguments)
         assert run.returncode == 0, run.output
         return run
+
+    def verify(self, *arguments: str) -> Verification:
+        """Run verify.yml, and return its run together with the report that it wrote."""
+        with tempfile.TemporaryDirectory() as folder:
+            run = self.play("playbooks/verify.yml", "-e", f"verify_report_dir={folder}", *arguments)
+            reports = list(Path(folder).glob("*.json"))
+            assert len(reports) == 1, run.output
+            return Verification(run, json.loads(reports[0].read_text(encoding="utf-8")))
 
 
 def environment() -> dict[str, str]:
