@@ -114,6 +114,10 @@ def install(module: AnsibleModule, bundle: str, venv: str) -> None:
                 msg="'uv %s' failed, and no release was made. Does this host reach its Python package index, "
                 "and does it trust its certificate?\n%s" % (" ".join(step[1:3]), (err or out).strip()[-3000:])
             )
+    # uv's own, which anybody could write
+    lock = os.path.join(venv, ".lock")
+    if os.path.exists(lock):
+        os.unlink(lock)
 
 
 def main() -> None:

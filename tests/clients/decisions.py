@@ -30,7 +30,7 @@ class Clients:
         """The address of each host."""
         lines = self.fleet.ssh_config.read_text(encoding="utf-8").splitlines()
         words = [line.split() for line in lines if line.strip()]
-        names = [pair[1] for pair in words if pair[0].lower() == "host"]
+        names = [pair[1] for pair in words if pair[0].lower() == "host" and pair[1] != "*"]
         found = [pair[1] for pair in words if pair[0].lower() == "hostname"]
         return dict(zip(names, found, strict=True))
 
