@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +28,8 @@ from ansible_collections.policyfleet.opal.plugins.module_utils.verify_subscriber
 ACCEPT_SECONDS = 0.5
 """How long a connection may wait to be accepted before another one is tried, in seconds."""
 
-CONNECTIONS_AT_ONCE = 4
-"""How many connections are opened together, so that workers which race for them each get some."""
+CONNECTIONS_AT_ONCE = 16
+"""How many connections are opened together at most, so that workers which race for them each get some."""
 
 CANARY_SECONDS = 0.25
 """Time between the first two rounds of canaries, in seconds; it doubles from round to round."""
@@ -41,6 +42,12 @@ LATE_SECONDS = 0.3
 
 LONGEST_ANSWER = 64 * 1024 * 1024
 """The most that goes through the control socket at once, in bytes."""
+
+
+def forget(link: socket.socket) -> None:
+    """Drop a connection that is not needed, without leaving it to linger in the kernel's tables."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    link.close()
 
 
 class Listener:
@@ -96,44 +103,50 @@ class Listener:
         """Open connections until each worker has accepted one, or the time is up."""
         until = time.monotonic() + self.ask["cover_seconds"]
         while self.uncovered() and time.monotonic() < until:
-            await asyncio.gather(*(self.try_connection() for _ in range(CONNECTIONS_AT_ONCE)))
-            await asyncio.sleep(0.002)
+            links = self.connect(min(CONNECTIONS_AT_ONCE, 2 * len(self.uncovered()) + 1))
+            holders = await self.holders_of(links)
+            chosen: dict[int, socket.socket] = {}
+            for link in links:
+                pid = holders.get(link.getsockname()[:2], 0)
+                if pid in chosen or pid not in self.workers or self.workers[pid]["covered"]:
+                    forget(link)
+                else:
+                    chosen[pid] = link
+            await asyncio.gather(*(self.subscribe(pid, link) for pid, link in chosen.items()))
+            if not links:
+                await asyncio.sleep(0.2)
         for pid, worker in self.workers.items():
             if not worker["covered"]:
                 words = processes.state_in_words(processes.state(pid))
                 worker["note"] = worker["note"] or f"it is {words} and accepted no connection"
 
-    async def try_connection(self) -> None:
-        """Open one connection, and keep it if a worker accepted it that has none yet."""
+    def connect(self, number: int) -> list[socket.socket]:
+        """Open some connections; none where the port does not take them."""
+        links = []
         try:
-            connection = socket.create_connection((self.ask["address"], self.ask["port"]), timeout=2)
+            for _ in range(number):
+                links.append(socket.create_connection((self.ask["address"], self.ask["port"]), timeout=2))
+            self.problem = ""
         except OSError as problem:
             self.problem = f"port {self.ask['port']} does not take connections: {problem}"
-            await asyncio.sleep(0.2)
-            return
-        self.problem = ""
-        pid = await self.accepted_by(connection)
-        if pid not in self.workers or self.workers[pid]["covered"]:
-            connection.close()
-            return
-        # Claimed before anything is awaited, so that two connections never go to one worker.
-        self.workers[pid]["covered"] = True
-        await self.subscribe(pid, connection)
+        return links
 
-    async def accepted_by(self, connection: socket.socket) -> int:
-        """Return the worker that accepted a connection, 0 where none did in time."""
-        server, client = connection.getpeername()[:2], connection.getsockname()[:2]
+    async def holders_of(self, links: list[socket.socket]) -> dict[processes.Address, int]:
+        """Return the worker that accepted each connection, by our end's address, as far as one did in time."""
+        if not links:
+            return {}
+        server, clients = links[0].getpeername()[:2], {link.getsockname()[:2] for link in links}
         until = time.monotonic() + ACCEPT_SECONDS
-        while time.monotonic() < until:
-            inode = processes.accepted_inode(server, client)
-            pid = processes.owner(inode, list(self.workers)) if inode not in ("", "0") else 0
-            if pid:
-                return pid
+        while True:
+            inodes = processes.accepted(server, clients)
+            pids = processes.owners(inodes.values(), self.workers)
+            if len(pids) == len(links) or time.monotonic() > until:
+                return {client: pids[inode] for client, inode in inodes.items() if inode in pids}
             await asyncio.sleep(0.002)
-        return 0
 
     async def subscribe(self, pid: int, connection: socket.socket) -> None:
         """Subscribe over a connection that a worker has accepted."""
+        self.workers[pid]["covered"] = True
         subscriber = self.subscribers[pid] = Subscriber(pid, self.on_event)
         topics = [self.ask["canary"], *self.ask["topics"]]
         host = f"{self.ask['host_header']}:{self.ask['port']}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
@@ -86,12 +87,13 @@ def listening_inodes(port: int) -> set[str]:
     return {inode for local, _remote, kind, inode in sockets() if kind == LISTEN and local[1] == port}
 
 
-def accepted_inode(server: Address, client: Address) -> str:
-    """Return the server's end of a connection; empty or ``0`` as long as nobody accepted it."""
-    for local, remote, kind, inode in sockets():
-        if kind != LISTEN and local == server and remote == client:
-            return inode
-    return ""
+def accepted(server: Address, clients: set[Address]) -> dict[Address, str]:
+    """Return the server's end of these clients' connections, as far as somebody has accepted them."""
+    return {
+        remote: inode
+        for local, remote, kind, inode in sockets()
+        if kind != LISTEN and local == server and remote in clients and inode != "0"
+    }
 
 
 def inodes_of(pid: int) -> set[str]:
@@ -125,6 +127,7 @@ def workers(main_pid: int, port: int) -> list[int]:
     return [main_pid] if inodes_of(main_pid) & listening else []
 
 
-def owner(inode: str, pids: list[int]) -> int:
-    """Return which of these processes holds a socket, 0 where none does."""
-    return next((pid for pid in pids if inode in inodes_of(pid)), 0)
+def owners(inodes: Iterable[str], pids: Iterable[int]) -> dict[str, int]:
+    """Return which of these processes holds each socket; a socket that none holds is left out."""
+    wanted = set(inodes)
+    return {inode: pid for pid in pids for inode in inodes_of(pid) & wanted}

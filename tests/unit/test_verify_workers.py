@@ -62,12 +62,13 @@ def test_the_owner_of_an_accepted_connection_is_found(service: tuple[int, int]) 
     main, port = service
     pids = processes.workers(main, port)
     with socket.create_connection(("127.0.0.1", port)) as link:
-        owner = 0
+        owners: dict[str, int] = {}
         until = time.monotonic() + 5
-        while not owner and time.monotonic() < until:
-            inode = processes.accepted_inode(link.getpeername(), link.getsockname())
-            owner = processes.owner(inode, pids) if inode not in ("", "0") else 0
-        assert owner in pids
+        while not owners and time.monotonic() < until:
+            inodes = processes.accepted(link.getpeername(), {link.getsockname()})
+            owners = processes.owners(inodes.values(), pids)
+        assert list(inodes) == [link.getsockname()]
+        assert set(owners.values()) <= set(pids)
 
 
 def test_a_connection_that_nobody_accepted_has_no_owner() -> None:
@@ -75,7 +76,7 @@ def test_a_connection_that_nobody_accepted_has_no_owner() -> None:
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as link,
     ):
-        assert processes.accepted_inode(link.getpeername(), link.getsockname()) in ("", "0")
+        assert processes.accepted(link.getpeername(), {link.getsockname()}) == {}
 
 
 def test_a_stopped_process_is_told_as_such(service: tuple[int, int]) -> None:
