@@ -188,17 +188,24 @@ def journal_of(module: AnsibleModule, unit: str, since: float, topic: str) -> li
     return entries
 
 
-def wait_for_broadcast(module: AnsibleModule, unit: str, since: float, topic: str, seconds: int) -> dict[str, Any]:
-    """Return whether a unit logged that it broadcasts a topic, waiting for it at most so many seconds."""
+def wait_for_broadcasts(
+    module: AnsibleModule, unit: str, since: float, topic: str, updates: int, seconds: int
+) -> dict[str, Any]:
+    """Return whether a unit logged that it broadcasts a topic's updates, waiting at most so many seconds."""
     until = time.monotonic() + seconds
     while True:
         entries = journal_of(module, unit, since, topic)
-        for text, at, pid in entries:
-            if BROADCAST in text:
-                return {"logged": True, "pid": pid, "at": at, "frozen": False, "line": text.strip()}
-        if time.monotonic() > until:
-            frozen = any(FREEZING in text for text, _at, _pid in entries)
-            return {"logged": False, "pid": 0, "at": 0.0, "frozen": frozen, "line": ""}
+        broadcasts = [(text, at, pid) for text, at, pid in entries if BROADCAST in text]
+        if len(broadcasts) >= updates or time.monotonic() > until:
+            text, at, pid = broadcasts[0] if broadcasts else ("", 0.0, 0)
+            return {
+                "logged": len(broadcasts) >= updates,
+                "lines": len(broadcasts),
+                "line": text.strip(),
+                "at": at,
+                "pid": pid,
+                "frozen": any(FREEZING in each for each, _at, _pid in entries),
+            }
         time.sleep(PAUSE)
 
 

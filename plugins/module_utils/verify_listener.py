@@ -4,8 +4,8 @@
 
 It runs as the service's own user, in a directory of its own that systemd removes with it, and is
 asked over the socket ``control`` in there: ``{"do": "report"}`` answers when every worker is covered
-or the time for that is up; ``{"do": "collect", "topics": [...], "seconds": n}`` answers when every
-subscription has had every topic or the time is up, and ends the service.
+or the time for that is up; ``{"do": "collect", "updates": {topic: number}, "seconds": n}`` answers when
+every subscription has had that many updates of every topic or the time is up, and ends the service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.policyfleet.opal.plugins.module_utils import verify_workers as processes
-from ansible_collections.policyfleet.opal.plugins.module_utils.verify_raw_events import RawEvents
+from ansible_collections.policyfleet.opal.plugins.module_utils.verify_raw_events import RawEvents, number_of
 from ansible_collections.policyfleet.opal.plugins.module_utils.verify_subscriber import Subscriber
 
 ACCEPT_SECONDS = 0.5
@@ -58,7 +58,7 @@ class Listener:
         self.ask = ask
         self.workers: dict[int, dict[str, Any]] = {}
         self.subscribers: dict[int, Subscriber] = {}
-        self.deliveries: dict[int, dict[str, list[float]]] = {}
+        self.deliveries: dict[int, dict[str, list[tuple[int, float]]]] = {}
         self.problem = ""
         self.raw: RawEvents | None = None
         self.listening = asyncio.Event()
@@ -71,7 +71,7 @@ class Listener:
             # A worker's own canary does not come back to it: this one came over the backbone.
             self.workers[pid]["ready"] = True
         else:
-            self.deliveries[pid].setdefault(topic, []).append(now)
+            self.deliveries[pid].setdefault(topic, []).append((number_of(data), now))
         self._arrived.set()
 
     async def listen(self) -> None:
@@ -195,18 +195,24 @@ class Listener:
             except asyncio.TimeoutError:
                 return
 
-    def complete(self, topics: list[str]) -> bool:
-        """Tell whether every open subscription has had every topic, and Pulsar's reader as well."""
-        open_ones = [pid for pid, subscriber in self.subscribers.items() if not subscriber.closed]
-        heard = all(topic in self.deliveries[pid] for pid in open_ones for topic in topics)
-        raw = not self.raw or bool(self.raw.problem) or all(topic in self.raw.events for topic in topics)
-        return heard and raw
+    def complete(self, updates: dict[str, int]) -> bool:
+        """Tell whether every open subscription has had all updates of every topic, and Pulsar's reader as well."""
+        heard = [self.deliveries[pid] for pid, subscriber in self.subscribers.items() if not subscriber.closed]
+        if self.raw and not self.raw.problem:
+            heard.append(
+                {topic: [(number, 0.0) for number in numbers] for topic, numbers in self.raw.numbers().items()}
+            )
+        return all(
+            len({number for number, _at in found.get(topic, [])}) >= wanted
+            for found in heard
+            for topic, wanted in updates.items()
+        )
 
-    async def collect(self, topics: list[str], seconds: float) -> None:
+    async def collect(self, updates: dict[str, int], seconds: float) -> None:
         """Wait until everything has arrived, or the time is up."""
         until = time.monotonic() + seconds
-        while not self.complete(topics) and time.monotonic() < until:
-            await self.wait_for_arrival(min(0.25, until - time.monotonic()), lambda: self.complete(topics))
+        while not self.complete(updates) and time.monotonic() < until:
+            await self.wait_for_arrival(min(0.25, until - time.monotonic()), lambda: self.complete(updates))
         await asyncio.sleep(LATE_SECONDS)
 
     def as_data(self) -> dict[str, Any]:
@@ -232,7 +238,7 @@ class Listener:
         question = json.loads(await reader.readline())
         await self.listening.wait()
         if question["do"] == "collect":
-            await self.collect(question["topics"], question["seconds"])
+            await self.collect(question["updates"], question["seconds"])
         writer.write(json.dumps(self.as_data()).encode() + b"\n")
         await writer.drain()
         writer.close()

@@ -52,6 +52,14 @@ def client_options(environment: Mapping[str, str]) -> dict[str, str | bool]:
     return options
 
 
+def number_of(update: Any) -> int:
+    """Return which of its sender's updates this is, 0 where it does not say so."""
+    try:
+        return int(update["entries"][0]["data"]["number"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return 0
+
+
 class RawEvents:
     """Reads the topic from now on, in a thread of its own since the client's calls block."""
 
@@ -73,6 +81,10 @@ class RawEvents:
     def end(self) -> None:
         """Ask the reader to end."""
         self._end.set()
+
+    def numbers(self) -> dict[str, list[int]]:
+        """Return which updates were read, by topic."""
+        return {topic: list(found["numbers"]) for topic, found in list(self.events.items())}
 
     def as_data(self) -> dict[str, Any]:
         """Return what was found, by topic of the run."""
@@ -125,7 +137,7 @@ class RawEvents:
                     "notifier_id": event.get("notifier_id"),
                     "published_at": message.publish_timestamp() / 1000,
                     "read_at": time.time(),
-                    "copies": 0,
+                    "numbers": [],
                 },
             )
-            found["copies"] += 1
+            found["numbers"].append(number_of(event.get("data")))

@@ -11,8 +11,8 @@ short_description: Take part in the proof that every update reaches every worker
 version_added: 0.1.0
 description:
   - One host's part in a verification of an OPAL-server fleet, in three steps. V(listening) subscribes to the topics of
-    all senders on each worker process of this host; V(published) publishes one data update through this host and looks
-    for it in the journal; V(collected) returns what each worker delivered, and when.
+    all senders on each worker process of this host; V(published) publishes data updates through this host and looks
+    for them in the journal; V(collected) returns what each worker delivered, and when.
   - It finds out which worker accepted a connection from C(/proc), and opens connections until each worker has one.
   - Between the steps a transient systemd unit with the user of the OPAL-server unit holds the subscriptions. It ends
     with V(collected), or by itself after O(deadline), and leaves nothing behind.
@@ -46,14 +46,22 @@ options:
     type: int
     default: 1
   topics:
-    description: The topics to subscribe to, or with V(collected) those whose events are expected.
+    description: With V(listening), the topics to subscribe to.
     type: list
     elements: str
     default: []
   topic:
-    description: With V(published), the topic of this host's update.
+    description: With V(published), the topic of this host's updates.
     type: str
     default: ''
+  updates:
+    description: With V(published), how many updates this host publishes.
+    type: int
+    default: 1
+  expected:
+    description: With V(collected), how many updates each topic has had.
+    type: dict
+    default: {}
   client_token:
     description: A token of the type C(client), where OPAL-server asks for one.
     type: str
@@ -127,7 +135,8 @@ expected_workers:
 workers:
   description:
     - For each worker process its V(pid), V(state), whether it is V(covered) by a subscription and V(ready) (it heard
-      the backbone), when its connection V(closed), a V(note), and its V(deliveries), seconds since the epoch by topic.
+      the backbone), when its connection V(closed), a V(note), and by topic its V(deliveries), each the update's number
+      and the seconds since the epoch.
   returned: with V(listening) and V(collected)
   type: list
   elements: dict
@@ -136,11 +145,14 @@ raw:
   returned: with V(listening) and V(collected)
   type: dict
 published_at:
-  description: When the update was published, in seconds since the epoch.
+  description: When each update was published, in seconds since the epoch.
   returned: with V(published)
-  type: float
+  type: list
+  elements: float
 broadcast:
-  description: Whether the journal says that the update was broadcast (V(logged)), by which V(pid), and V(at) what time.
+  description:
+    - Whether the journal says that all updates were broadcast (V(logged)), how often it does (V(lines)), and of the
+      first V(line) the V(pid) and when it was written (V(at)).
   returned: with V(published)
   type: dict
 backbone:
@@ -208,33 +220,48 @@ def listen(module: AnsibleModule) -> dict[str, Any]:
     return {**answer, "up": True, "main_pid": task["main_pid"]}
 
 
-def publish(module: AnsibleModule) -> dict[str, Any]:
-    """Publish this host's update, and look for it in the journal."""
-    ask = module.params
-    started = time.time()
-    update = {
-        "id": ask["run"],
+def update_of(ask: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return one of this host's updates."""
+    return {
+        "id": f"{ask['run']}-{number}",
         "reason": f"verification {ask['run']}: nobody but its own listeners subscribes to this topic",
         "entries": [
             {
                 "url": "",
                 "topics": [ask["topic"]],
                 "dst_path": f"/policyfleet/verify/{ask['run']}",
-                "data": {"run": ask["run"], "published_at": started},
+                "data": {"run": ask["run"], "number": number},
             }
         ],
     }
-    published_at = time.time()
-    host.publish(base_url(ask), update, ask["datasource_token"], ask["publish_timeout"])
-    broadcast = host.wait_for_broadcast(module, ask["unit"], started - 1, ask["topic"], ask["publish_timeout"])
-    return {"up": True, "topic": ask["topic"], "published_at": published_at, "broadcast": broadcast, "problem": ""}
+
+
+def publish(module: AnsibleModule) -> dict[str, Any]:
+    """Publish this host's updates, and look for them in the journal."""
+    ask = module.params
+    started = time.time()
+    published_at = []
+    for number in range(ask["updates"]):
+        published_at.append(time.time())
+        host.publish(base_url(ask), update_of(ask, number), ask["datasource_token"], ask["publish_timeout"])
+    broadcast = host.wait_for_broadcasts(
+        module, ask["unit"], started - 1, ask["topic"], ask["updates"], ask["publish_timeout"]
+    )
+    return {
+        "up": True,
+        "problem": "",
+        "topic": ask["topic"],
+        "updates": ask["updates"],
+        "published_at": published_at,
+        "broadcast": broadcast,
+    }
 
 
 def collect(module: AnsibleModule) -> dict[str, Any]:
     """Return what was delivered, and leave nothing behind."""
     ask = module.params
     try:
-        question = {"do": "collect", "topics": ask["topics"], "seconds": ask["delivery_timeout"]}
+        question = {"do": "collect", "updates": ask["expected"], "seconds": ask["delivery_timeout"]}
         answer = host.ask_listener(ask["run"], question, ask["delivery_timeout"] + ANSWER_SECONDS)
     finally:
         host.stop_listener(module, ask["run"])
@@ -253,6 +280,8 @@ def main() -> None:
             "workers": {"type": "int", "default": 1},
             "topics": {"type": "list", "elements": "str", "default": []},
             "topic": {"type": "str", "default": ""},
+            "updates": {"type": "int", "default": 1},
+            "expected": {"type": "dict", "default": {}},
             "client_token": {"type": "str", "default": "", "no_log": True},
             "datasource_token": {"type": "str", "default": "", "no_log": True},
             "broadcast_uri": {"type": "str", "default": "", "no_log": True},

@@ -52,6 +52,11 @@ def host_failures(results: Sequence[HostResult]) -> list[str]:
     return failures
 
 
+def the_updates(matrix: Matrix) -> str:
+    """Return how to speak of what a receiver should have had from each sender."""
+    return "every update" if any(cell["expected"] > 1 for cell in matrix["cells"]) else "the update"
+
+
 def missing_at(matrix: Matrix, receiver: Receiver) -> list[str]:
     """Return the hosts whose update a worker did not get."""
     return [
@@ -64,7 +69,7 @@ def missing_at(matrix: Matrix, receiver: Receiver) -> list[str]:
 def worker_failures(matrix: Matrix) -> list[str]:
     """Return which workers missed something for a reason that is known."""
     return [
-        f"{named(receiver['host'], receiver['pid'])} did not receive the update of "
+        f"{named(receiver['host'], receiver['pid'])} did not receive {the_updates(matrix)} of "
         f"{listed(missing_at(matrix, receiver))}: {receiver['problem']}. Look at "
         f"'ps -o pid,stat,wchan,etime -p {receiver['pid']}' and {JOURNAL} on {receiver['host']}"
         for receiver in matrix["receivers"]
@@ -132,7 +137,7 @@ def receiving_failures(matrix: Matrix, senders: Sequence[Sender]) -> list[str]:
             deaf = "" if receiver["ready"] else " Nothing came to it over the backbone before the test either."
             says = f" Its backbone says: {receiver['backbone']}." if receiver["backbone"] else ""
             failures.append(
-                f"{named(receiver['host'], receiver['pid'])} did not receive the update of "
+                f"{named(receiver['host'], receiver['pid'])} did not receive {the_updates(matrix)} of "
                 f"{listed(sender['host'] for sender in lost)}, {whence(lost)}.{deaf}{says} "
                 f"Look at {JOURNAL} on {receiver['host']}, and whether it reaches the backbone"
             )

@@ -12,6 +12,7 @@ from itertools import groupby
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_text import (
     cell_text,
     counts,
+    each,
     journal_text,
     milliseconds,
     raw_text,
@@ -103,17 +104,19 @@ def borders(cells: Iterable[Cell]) -> list[int]:
 
 def shade(cell: Cell, limits: Sequence[int]) -> str:
     """Return the class of a cell: missing, or how late it was, and whether it came twice."""
-    if cell["latency_ms"] is None:
+    if cell["state"] == "missing" or cell["latency_ms"] is None:
         return "missing"
     late = cell["latency_ms"]
     level = next((at for at, limit in enumerate(limits) if late <= limit), len(limits) - 1)
-    return f"s{level}" + (" duplicate" if cell["copies"] > 1 else "")
+    return f"s{level}" + (" duplicate" if cell["state"] == "duplicate" else "")
 
 
 def tooltip(cell: Cell) -> str:
     """Return what a cell says when it is pointed at."""
     worker = f"worker {cell['pid']}" if cell["pid"] else "a worker that is not there"
-    what = "missing" if cell["latency_ms"] is None else f"after {cell_text(cell)}"
+    what = f"{cell['received']} of {cell['expected']} updates"
+    if cell["latency_ms"] is not None:
+        what += f", after {milliseconds(cell['latency_ms'])}, at most {milliseconds(cell['max_ms'])}"
     return f"{cell['sender']} to {cell['host']}, {worker}: {what}"
 
 
@@ -169,7 +172,7 @@ def border_text(limit: int) -> str:
 def legend(limits: Sequence[int], matrix: Matrix) -> str:
     """Return what the shades mean."""
     items = [f'<span><i class="s{at}"></i>up to {border_text(limit)}</span>' for at, limit in enumerate(limits)]
-    if any(cell["copies"] > 1 for cell in matrix["cells"]):
+    if any(cell["state"] == "duplicate" for cell in matrix["cells"]):
         items.append('<span><i class="s1 duplicate"></i>more than once</span>')
     items.append('<span><i class="missing"></i>missing</span>')
     return f'<div class="legend">{"".join(items)}</div>'
@@ -185,7 +188,7 @@ def heat_map(matrix: Matrix, senders: Sequence[Sender]) -> str:
     table_head = heads(matrix["receivers"], len(senders))
     return (
         f'<section><h2>{escape(matrix["title"])}</h2><div class="scroll{tight}"><table>'
-        f"<caption>{delivered} of {total} deliveries. A line a sending host, a column a receiver; "
+        f"<caption>{delivered} of {total} deliveries{each(matrix)}. A line a sending host, a column a receiver; "
         "the time from publish to there.</caption>"
         f"{table_head}<tbody>{rows}</tbody></table></div>{legend(limits, matrix)}</section>"
     )
@@ -236,7 +239,7 @@ def page(report: Report) -> str:
         f"Run {report['run']}, {when}, {report['seconds']:.1f} s, over {report['backbone'] or 'no backbone'} "
         f"({report['channel']}). Times are by the hosts' own clocks."
     )
-    maps = "".join(heat_map(each, report["senders"] if at == 0 else []) for at, each in enumerate(report["matrices"]))
+    maps = "".join(heat_map(drawn, report["senders"] if at == 0 else []) for at, drawn in enumerate(report["matrices"]))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -78,13 +78,14 @@ def raw_readers(results: Iterable[HostResult]) -> list[dict[str, Any]]:
     return [raw for raw in found if raw]
 
 
-def raw_of(topic: str, readers: Sequence[dict[str, Any]], applicable: bool) -> tuple[str, str]:
-    """Return whether a topic's event was read beside OPAL, and its message id."""
+def raw_of(topic: str, updates: int, readers: Sequence[dict[str, Any]], applicable: bool) -> tuple[str, str]:
+    """Return whether all updates of a topic were read beside OPAL, and the message id of the first."""
     if not applicable:
         return RAW_NOT_APPLICABLE, ""
     for reader in readers:
-        if topic in reader["events"]:
-            return RAW_READ, str(reader["events"][topic]["message_id"])
+        event = reader["events"].get(topic)
+        if event and len(set(event["numbers"])) >= updates:
+            return RAW_READ, str(event["message_id"])
     return (RAW_MISSING if any(not reader["problem"] for reader in readers) else RAW_UNKNOWN), ""
 
 
@@ -98,6 +99,8 @@ def sender_problem(result: HostResult) -> str:
     broadcast = published["broadcast"]
     if broadcast["logged"]:
         return ""
+    if broadcast["lines"]:
+        return f"OPAL-server logged {broadcast['lines']} broadcasts for {len(published['published_at'])} updates"
     if broadcast["frozen"]:
         return "OPAL-server accepted the update and holds it back, since it has lost the backbone"
     return "OPAL-server accepted the update and did not log that it broadcasts it"
@@ -110,14 +113,15 @@ def senders_of(results: Sequence[HostResult], raw_applicable: bool) -> list[Send
     for result in results:
         published = result["published"]
         broadcast = published.get("broadcast") or {}
+        times = [float(at) for at in published.get("published_at") or []]
         sent = bool(published) and not published.get("problem")
-        raw, message_id = raw_of(result["topic"], readers, raw_applicable) if sent else (RAW_NOT_SENT, "")
+        raw, message_id = raw_of(result["topic"], len(times), readers, raw_applicable) if sent else (RAW_NOT_SENT, "")
         senders.append(
             {
                 "host": result["host"],
                 "topic": result["topic"],
                 "sent": sent,
-                "published_at": float(published.get("published_at") or 0.0),
+                "published_at": times,
                 "logged": bool(broadcast.get("logged")),
                 "logged_by": int(broadcast.get("pid") or 0),
                 "line": str(broadcast.get("line") or ""),
@@ -129,17 +133,26 @@ def senders_of(results: Sequence[HostResult], raw_applicable: bool) -> list[Send
     return senders
 
 
-def cell_of(sender: Sender, receiver: Receiver, times: Sequence[float]) -> Cell:
-    """Return one cell; the first copy counts for the latency."""
-    state = "missing" if not times else "delivered" if len(times) == 1 else "duplicate"
-    latency = round((min(times) - sender["published_at"]) * 1000, 2) if times else None
+def cell_of(sender: Sender, receiver: Receiver, deliveries: Sequence[tuple[int, float]]) -> Cell:
+    """Return one cell, from the number and the time of each delivery."""
+    first: dict[int, float] = {}
+    for number, at in deliveries:
+        if number < len(sender["published_at"]):
+            first[number] = min(at, first.get(number, at))
+    latencies = [round((at - sender["published_at"][number]) * 1000, 2) for number, at in first.items()]
+    # A host that could not send owes one update all the same.
+    expected = max(1, len(sender["published_at"]))
+    state = "missing" if len(first) < expected else "duplicate" if len(deliveries) > expected else "delivered"
     return {
         "sender": sender["host"],
         "host": receiver["host"],
         "pid": receiver["pid"],
         "state": state,
-        "copies": len(times),
-        "latency_ms": latency,
+        "expected": expected,
+        "received": len(first),
+        "copies": len(deliveries),
+        "latency_ms": percentile(latencies, 0.5) if latencies else None,
+        "max_ms": max(latencies, default=None),
     }
 
 
@@ -171,11 +184,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def latency_figures(cells: Iterable[Cell]) -> dict[str, float]:
-    """Return p50, p99 and the largest latency in milliseconds; nothing where nothing was delivered."""
-    values = [cell["latency_ms"] for cell in cells if cell["latency_ms"] is not None]
+    """Return p50 and p99 of the cells and the largest latency, in milliseconds; nothing where nothing was delivered."""
+    found = list(cells)
+    values = [cell["latency_ms"] for cell in found if cell["latency_ms"] is not None]
     if not values:
         return {}
-    return {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99), "max": max(values)}
+    largest = max(cell["max_ms"] for cell in found if cell["max_ms"] is not None)
+    return {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99), "max": largest}
 
 
 def clock_offsets(matrix: Matrix) -> dict[tuple[str, str], float]:

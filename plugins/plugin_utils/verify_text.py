@@ -42,9 +42,11 @@ def milliseconds(value: float | None) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """Return what a cell shows."""
-    copies = f" x{cell['copies']}" if cell["copies"] > 1 else ""
-    return milliseconds(cell["latency_ms"]) + copies
+    """Return what a cell shows: a time, or how much of what was sent is there."""
+    if cell["state"] == "missing":
+        return f"{cell['received']} of {cell['expected']}" if cell["received"] else MISSING
+    extra = cell["copies"] - cell["received"]
+    return milliseconds(cell["latency_ms"]) + (f" +{extra}" if extra else "")
 
 
 def receiver_text(receiver: Receiver) -> str:
@@ -137,6 +139,12 @@ def many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def each(matrix: Matrix) -> str:
+    """Return how many updates a delivery stands for, where it is more than one."""
+    most = max((cell["expected"] for cell in matrix["cells"]), default=1)
+    return f" of {most} updates each" if most > 1 else ""
+
+
 def head(report: Report) -> str:
     """Return a report's first line."""
     matrix = report["matrices"][0]
@@ -144,7 +152,7 @@ def head(report: Report) -> str:
     workers = sum(1 for receiver in matrix["receivers"] if receiver["pid"])
     return (
         f"Verification {report['run']}: {many(len(matrix['senders']), 'host')}, {many(workers, 'worker')}, "
-        f"{delivered} of {total} deliveries, over {report['backbone'] or 'no backbone'}"
+        f"{delivered} of {total} deliveries{each(matrix)}, over {report['backbone'] or 'no backbone'}"
     )
 
 

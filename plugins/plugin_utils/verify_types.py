@@ -34,7 +34,7 @@ class Receiver(TypedDict):
 
 
 class Sender(TypedDict):
-    """A host as the sender of its own update.
+    """A host as the sender of its own updates.
 
     ``raw`` is ``read``, ``missing``, ``not sent``, ``unknown`` (nobody could read the topic) or ``not applicable``.
     """
@@ -42,7 +42,7 @@ class Sender(TypedDict):
     host: str
     topic: str
     sent: bool
-    published_at: float
+    published_at: list[float]
     logged: bool
     logged_by: int
     line: str
@@ -52,14 +52,21 @@ class Sender(TypedDict):
 
 
 class Cell(TypedDict):
-    """One sender's update at one worker; ``state`` is ``delivered``, ``duplicate`` or ``missing``."""
+    """One sender's updates at one receiver; ``state`` is ``delivered``, ``duplicate`` or ``missing``.
+
+    ``received`` counts different updates, ``copies`` all deliveries; latencies are of each update's
+    first copy, the middle one and the largest.
+    """
 
     sender: str
     host: str
     pid: int
     state: str
+    expected: int
+    received: int
     copies: int
     latency_ms: float | None
+    max_ms: float | None
 
 
 class Matrix(TypedDict):

@@ -27,23 +27,40 @@ def worker(pid: int, latency: float = 0.01) -> dict[str, Any]:
         "ready": True,
         "note": "",
         "closed": "",
-        "deliveries": {topic(host): [SENT_AT + latency] for host in HOSTS},
+        "deliveries": {topic(host): [(0, SENT_AT + latency)] for host in HOSTS},
     }
 
 
 def raw_events(hosts: tuple[str, ...] = HOSTS) -> dict[str, Any]:
-    return {"topic": "t", "problem": "", "events": {topic(h): {"message_id": "(1,2,-1,-1)"} for h in hosts}}
+    return {
+        "topic": "t",
+        "problem": "",
+        "events": {topic(h): {"message_id": "(1,2,-1,-1)", "numbers": [0]} for h in hosts},
+    }
 
 
 def host_result(host: str) -> HostResult:
     workers = [worker(pid) for pid in PIDS[host]]
-    broadcast = {"logged": True, "pid": PIDS[host][0], "at": SENT_AT, "frozen": False, "line": "Broadcasting"}
+    broadcast = {
+        "logged": True,
+        "pid": PIDS[host][0],
+        "at": SENT_AT,
+        "frozen": False,
+        "line": "Broadcasting",
+        "lines": 1,
+    }
     return {
         "host": host,
         "topic": topic(host),
         "expected_workers": 2,
         "listening": {"up": True, "problem": "", "workers": workers, "raw": raw_events(())},
-        "published": {"up": True, "problem": "", "topic": topic(host), "published_at": SENT_AT, "broadcast": broadcast},
+        "published": {
+            "up": True,
+            "problem": "",
+            "topic": topic(host),
+            "published_at": [SENT_AT],
+            "broadcast": broadcast,
+        },
         "collected": {"up": True, "problem": "", "workers": workers, "raw": raw_events(), "backbone": []},
     }
 
@@ -71,8 +88,8 @@ def cell(report: Report, sender: str, pid: int) -> Cell:
     return next(c for c in report["matrices"][0]["cells"] if c["sender"] == sender and c["pid"] == pid)
 
 
-def deliveries(fleet: dict[str, HostResult], host: str, pid: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = next(
+def deliveries(fleet: dict[str, HostResult], host: str, pid: int) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = next(
         w["deliveries"] for w in fleet[host]["collected"]["workers"] if w["pid"] == pid
     )
     return found
@@ -104,19 +121,61 @@ def test_one_missing_cell_fails_and_names_sender_and_receiver(fleet: dict[str, H
 
 
 def test_a_duplicate_is_shown_and_no_reason_to_fail(fleet: dict[str, HostResult]) -> None:
-    deliveries(fleet, "opal2", 22)[topic("opal1")].append(SENT_AT + 0.5)
+    deliveries(fleet, "opal2", 22)[topic("opal1")].append((0, SENT_AT + 0.5))
     report = judged(fleet)
     assert report["passed"]
-    assert cell(report, "opal1", 22) | {"latency_ms": 0} == {
+    assert cell(report, "opal1", 22) == {
         "sender": "opal1",
         "host": "opal2",
         "pid": 22,
         "state": "duplicate",
+        "expected": 1,
+        "received": 1,
         "copies": 2,
-        "latency_ms": 0,
+        "latency_ms": 10.0,
+        "max_ms": 10.0,
     }
-    assert cell(report, "opal1", 22)["latency_ms"] == 10.0
     assert "opal1 to opal2 worker 22 (2)" in report["warnings"][0]
+
+
+def several(fleet: dict[str, HostResult], host: str, updates: int) -> None:
+    """Let a host send several updates, a second apart, which all arrive."""
+    fleet[host]["published"] |= {"published_at": [SENT_AT + n for n in range(updates)]}
+    fleet[host]["published"]["broadcast"]["lines"] = updates
+    for other in HOSTS:
+        fleet[other]["collected"]["raw"]["events"][topic(host)]["numbers"] = list(range(updates))
+        for pid in PIDS[other]:
+            deliveries(fleet, other, pid)[topic(host)] = [(n, SENT_AT + n + 0.01 * (n + 1)) for n in range(updates)]
+
+
+def test_several_updates_have_a_middle_and_a_largest_time(fleet: dict[str, HostResult]) -> None:
+    several(fleet, "opal1", 3)
+    report = judged(fleet)
+    assert report["passed"]
+    found = cell(report, "opal1", 21)
+    assert (found["expected"], found["received"], found["latency_ms"], found["max_ms"]) == (3, 3, 20.0, 30.0)
+    assert report["latency_ms"]["max"] == 30.0
+
+
+def test_one_of_several_updates_missing_fails(fleet: dict[str, HostResult]) -> None:
+    several(fleet, "opal1", 3)
+    del deliveries(fleet, "opal2", 22)[topic("opal1")][1]
+    report = judged(fleet)
+    assert not report["passed"]
+    assert (cell(report, "opal1", 22)["state"], cell(report, "opal1", 22)["received"]) == ("missing", 2)
+    assert "opal2 worker 22 did not receive every update of opal1," in report["failures"][0]
+
+
+def test_a_duplicate_does_not_stand_in_for_a_missing_update(fleet: dict[str, HostResult]) -> None:
+    several(fleet, "opal1", 2)
+    deliveries(fleet, "opal2", 22)[topic("opal1")][1] = (0, SENT_AT + 0.2)
+    assert cell(judged(fleet), "opal1", 22)["state"] == "missing"
+
+
+def test_fewer_log_lines_than_updates_fail(fleet: dict[str, HostResult]) -> None:
+    several(fleet, "opal1", 3)
+    fleet["opal1"]["published"]["broadcast"] |= {"logged": False, "lines": 2}
+    assert "OPAL-server logged 2 broadcasts for 3 updates" in judged(fleet)["failures"][0]
 
 
 def test_a_stopped_worker_is_named_with_its_state(fleet: dict[str, HostResult]) -> None:
@@ -210,14 +269,14 @@ def test_another_backbone_has_no_topic_to_read(fleet: dict[str, HostResult]) -> 
 
 
 def test_a_missing_log_line_fails_even_if_everything_arrived(fleet: dict[str, HostResult]) -> None:
-    fleet["opal3"]["published"]["broadcast"] |= {"logged": False, "pid": 0}
+    fleet["opal3"]["published"]["broadcast"] |= {"logged": False, "pid": 0, "lines": 0}
     report = judged(fleet)
     assert len(report["failures"]) == 1
     assert "opal3 did not send its update: OPAL-server accepted the update and did not log" in report["failures"][0]
 
 
 def test_a_frozen_publish_is_told_as_such(fleet: dict[str, HostResult]) -> None:
-    fleet["opal3"]["published"]["broadcast"] |= {"logged": False, "frozen": True}
+    fleet["opal3"]["published"]["broadcast"] |= {"logged": False, "frozen": True, "lines": 0}
     assert "it has lost the backbone" in judged(fleet)["failures"][0]
 
 
@@ -275,10 +334,10 @@ def test_the_upstream_backend_is_pointed_out(fleet: dict[str, HostResult]) -> No
 
 
 def test_clocks_that_differ_are_flagged_and_not_hidden(fleet: dict[str, HostResult]) -> None:
-    fleet["opal2"]["published"]["published_at"] += 0.2
+    fleet["opal2"]["published"]["published_at"][0] += 0.2
     for pid in PIDS["opal2"]:
         for times in deliveries(fleet, "opal2", pid).values():
-            times[0] += 0.2
+            times[0] = (0, times[0][1] + 0.2)
     report = judged(fleet)
     assert report["passed"]
     assert cell(report, "opal2", 11)["latency_ms"] == -190.0
@@ -290,7 +349,7 @@ def test_clocks_that_differ_are_flagged_and_not_hidden(fleet: dict[str, HostResu
 def test_uneven_latencies_alone_are_no_skew(fleet: dict[str, HostResult]) -> None:
     for pid in PIDS["opal2"]:
         for times in deliveries(fleet, "opal2", pid).values():
-            times[0] += 0.3
+            times[0] = (0, times[0][1] + 0.3)
     assert judged(fleet)["warnings"] == []
 
 

@@ -22,8 +22,11 @@ def cell(sender: str, host: str, pid: int) -> Cell:
         "host": host,
         "pid": pid,
         "state": state,
+        "expected": 1,
+        "received": min(copies, 1),
         "copies": copies,
         "latency_ms": 12.34 if copies else None,
+        "max_ms": 12.34 if copies else None,
     }
 
 
@@ -37,7 +40,7 @@ def sender(host: str) -> Sender:
         "host": host,
         "topic": f"verify-r-from-{host}",
         "sent": True,
-        "published_at": 1000.0,
+        "published_at": [1000.0],
         "logged": True,
         "logged_by": PIDS[host][0],
         "line": "Broadcasting incoming event: | <b>",
@@ -91,7 +94,7 @@ class Page(HTMLParser):
 def test_the_screen_shows_every_cell_and_what_failed(report: Report) -> None:
     lines = verify_text.screen(report, 160, verify_text.plain)
     assert lines[0].startswith("Verification r: 2 hosts, 3 workers, 6 of 8 deliveries")
-    assert "12.3 ms x2" in lines[4]
+    assert "12.3 ms +1" in lines[4]
     assert lines[4].split()[-4:] == ["by", "11", "read", "(1,2,-1,-1)"]
     assert "failed: opal<2> has 1 of 2 worker processes" in lines
 
