@@ -113,6 +113,8 @@ class Tally:
     retried: int = 0
     gaps: int = 0
     resyncs: int = 0
+    dropped: int = 0
+    searches: int = 0
     inversions: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -120,6 +122,7 @@ class Tally:
             f"{self.name}: delivered {self.delivered} of {self.expected}, lost {self.lost}, duplicates"
             f" {self.duplicates}, out of order {self.out_of_order}, longest delay {self.longest_delay:.1f} s, longest"
             f" silence {self.outage:.1f} s, retried {self.retried}, gaps {self.gaps}, resyncs {self.resyncs}"
+            f", repetitions dropped {self.dropped}, searches {self.searches}"
             + (f" {self.inversions}" if self.inversions else "")
         )
 
@@ -181,6 +184,8 @@ class Fleet:
             retried=counters["retried"],
             gaps=counters["gaps"],
             resyncs=report["resyncs"],
+            dropped=counters["duplicates"],
+            searches=counters["searches"],
             inversions=[
                 f"{sender} {a} before {b}"
                 for sender, numbers in seen.items()

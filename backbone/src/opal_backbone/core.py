@@ -13,7 +13,8 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from loguru import logger
 
@@ -23,7 +24,7 @@ from opal_backbone.metrics import Metrics
 from opal_backbone.outbox import BufferFullError, Entry, Outbox
 from opal_backbone.sequence import SequenceTracker
 from opal_backbone.settings import Settings
-from opal_backbone.spool import Spool
+from opal_backbone.spool import Kept, Spool
 
 Stream = Callable[[str | None], None]
 """Where a subscriber's events go, as OPAL's JSON text; None ends the stream: events were missed or may have been."""
@@ -50,7 +51,13 @@ class Core:
         self._tracker = SequenceTracker()
         self._spool = Spool(settings.spool_dir) if settings.spool_dir else None
         self._position: Position | None = None
+        self._before: Position | None = None
+        self._high = (-1, -1, -1)
         self._position_checked = False
+        # where reading again starts if something is missing, whether it was tried, and how far it has to get
+        self._hole: Position | None = None
+        self._searched = False
+        self._search_to: tuple[int, int, int] | None = None
         self._unread: deque[Received] = deque()
         self._streams: list[Stream] = []
         self._echo: set[int] = set()
@@ -135,7 +142,10 @@ class Core:
         entries = list(self._outbox)
         if self._spool is not None:
             try:
-                self._spool.save((entry.payload, entry.accepted) for entry in entries)
+                self._spool.save(
+                    Kept(entry.payload, entry.accepted, entry.publisher or self.publisher_id, entry.number)
+                    for entry in entries
+                )
             except OSError as error:
                 logger.error(f"Backbone: could not keep {len(entries)} unpublished event(s) on disk: {error}")
             else:
@@ -150,9 +160,13 @@ class Core:
             return
         for batch in self._spool.claim():
             try:
-                for payload, accepted in batch.events:
-                    entry = self._accept(payload, echo=True, accepted=accepted)
-                    batch.numbers.add(entry.number)
+                for kept in batch.events:
+                    # under its old name and number: some of these may have reached a broker after all
+                    entry = self._outbox.add(
+                        kept.payload, kept.accepted, time.monotonic(), publisher=kept.publisher, number=kept.number
+                    )
+                    self.metrics.count("accepted")
+                    batch.keys.add(entry.key)
             except BufferFullError:
                 self._spool.release(batch)
                 break
@@ -199,7 +213,9 @@ class Core:
         if not again:
             self._heard_at = now
         self._disconnected_since = self._heartbeat_since = None
-        self._position = self._position or link.start
+        if self._position is None:
+            self._position = link.start
+            self._high = link.start.key
         self._position_checked = False
         self._unread.clear()
         self._outbox.rewind()
@@ -257,8 +273,8 @@ class Core:
         self._pump()
         return entry.number
 
-    def _accept(self, payload: bytes, *, echo: bool, accepted: float | None = None) -> Entry:
-        entry = self._outbox.add(payload, accepted or time.time(), time.monotonic(), echo=echo)
+    def _accept(self, payload: bytes, *, echo: bool) -> Entry:
+        entry = self._outbox.add(payload, time.time(), time.monotonic())
         self.metrics.count("accepted")
         if echo:
             self.metrics.count("deferred")
@@ -278,28 +294,24 @@ class Core:
                 return
             if entry.sent > 1:
                 self.metrics.count("retried")
-            stamp = wire.Stamp(self.publisher_id, entry.number, "event", entry.accepted)
-            number = entry.number
-            link.send(
-                entry.payload,
-                stamp.properties(),
-                lambda reason, _id, number=number: self._acknowledged(link, number, reason),  # type: ignore[misc]
-            )
+            stamp = wire.Stamp(entry.publisher or self.publisher_id, entry.number, "event", entry.accepted)
+            link.send(entry.payload, stamp.properties(), partial(self._acknowledged, link, entry.key))
 
-    def _acknowledged(self, link: Link, number: int, reason: str) -> None:
+    def _acknowledged(self, link: Link, key: int, reason: str, _message_id: Any) -> None:
         if not reason:
             # an earlier link's acknowledgement is as good: the broker has the event
-            if self._outbox.acknowledge(number) is not None:
+            if self._outbox.acknowledge(key) is not None:
                 self.metrics.count("published")
                 if self._spool is not None:
-                    self._spool.acknowledge(number)
+                    self._spool.acknowledge(key)
         elif link is not self._link:
             return
         elif link.is_poison(reason):
-            if self._outbox.acknowledge(number) is not None:
-                self._echo.discard(number)
+            entry = self._outbox.acknowledge(key)
+            if entry is not None:
+                self._echo.discard(entry.number)
                 self.metrics.count("given_up")
-                logger.error(f"Backbone: event {number} was given up, the broker will never take it: {reason}")
+                logger.error(f"Backbone: event {entry.number} was given up, the broker will never take it: {reason}")
         else:
             self._break(link, f"publishing failed with {reason}")
             return
@@ -308,8 +320,8 @@ class Core:
             self._pump()
 
     def _acknowledged_number(self) -> int:
-        """Return the number up to which everything has been acknowledged."""
-        oldest = self._outbox.oldest()
+        """Return the number up to which all of this publisher's own events have been acknowledged."""
+        oldest = next((entry for entry in self._outbox if not entry.publisher), None)
         return self._outbox.last_number if oldest is None else oldest.number - 1
 
     def away(self) -> str:
@@ -369,41 +381,43 @@ class Core:
         """Take unread messages as long as somebody listens."""
         while self._unread and self._streams:
             message = self._unread.popleft()
-            if self._in_place(message):
+            place = self._place(message)
+            if place != "skip":
                 self._heard_at = time.monotonic()
-                self._handle(message)
+                self._handle(message, again=place == "again")
 
-    def _in_place(self, message: Received) -> bool:
-        """Check where a message stands in the topic; tell whether it is to be handled now.
+    def _place(self, message: Received) -> Literal["skip", "again", "new"]:
+        """Check where a message stands in the topic; tell whether it is to be handled now, and whether it is new.
 
         The reader was started at the last message taken, so that one comes first, unless the topic lost it, and then
         perhaps others after it.
         """
         if self._position is None:
-            self._position = message.position
-            return True
+            self._before = self._position = message.position
+            self._high = message.position.key
+            return "new"
         key, last = message.position.key, self._position.key
         if not self._position_checked:
             self._position_checked = True
             if key == last:
                 self._heard_at = time.monotonic()
-                return False
+                return "skip"
             self._unread.appendleft(message)
             if key < last:
                 self._position = None
             where = "starts anew" if key < last else "no longer holds the place where reading stopped"
             self._gap(f"the topic {where} (stopped at {_show(last)}, goes on at {message.position})")
-            return False
+            return "skip"
         if key < last and self._is_awaited_heartbeat(message):
             # a heartbeat sent a moment ago has an older place than what was read: this is another topic of that name
-            self._position = message.position
+            self._position, self._high = message.position, key
             self._gap(f"the topic starts anew (stopped at {_show(last)}, goes on at {message.position})")
-            return False
-        if key <= last:
-            self.metrics.count("duplicates")
-            return False
-        self._position = message.position
-        return True
+            return "skip"
+        self._before, self._position = self._position, message.position
+        if key <= self._high:
+            return "again"
+        self._high = key
+        return "new"
 
     def _is_awaited_heartbeat(self, message: Received) -> bool:
         try:
@@ -417,14 +431,19 @@ class Core:
             and abs(stamp.sent - self._heartbeat_sent) < 1e-5
         )
 
-    def _handle(self, message: Received) -> None:
+    def _handle(self, message: Received, *, again: bool) -> None:
+        """Hand a message on, unless it is known: by its number if it has one, and else by its place."""
         now, wall = time.monotonic(), time.time()
         try:
             stamp = wire.read_stamp(message.properties)
+            if stamp is None and again:
+                self.metrics.count("duplicates")
+                return
             if stamp is None:
                 text = wire.check_payload(message.payload)
             elif stamp.kind == "heartbeat":
                 self._heartbeat_heard(stamp, now, wall)
+                self._note_hole()
                 return
             else:
                 text = message.payload.decode()
@@ -432,7 +451,9 @@ class Core:
             self._malformed(message, error)
             return
         if stamp is not None:
-            if not self._tracker.observe(stamp.publisher, stamp.number, now):
+            new = self._tracker.observe(stamp.publisher, stamp.number, now)
+            self._note_hole()
+            if not new:
                 self.metrics.count("duplicates")
                 return
             self.metrics.latency(wall - stamp.sent)
@@ -449,6 +470,14 @@ class Core:
         self.metrics.count("delivered")
         for stream in list(self._streams):
             stream(text)
+
+    def _note_hole(self) -> None:
+        """Remember the place before the first message that shows that events are missing."""
+        if not self._tracker.waiting:
+            self._hole = None
+            self._searched = False
+        elif self._hole is None:
+            self._hole = self._before
 
     def _heartbeat_heard(self, stamp: wire.Stamp, now: float, wall: float) -> None:
         self.metrics.count("heartbeats_received")
@@ -483,6 +512,7 @@ class Core:
     def _gap(self, reason: str) -> None:
         """End every stream, so that OPAL replays what it kept and lets its clients fetch everything again."""
         self.metrics.count("gaps")
+        self._write_off(self._tracker.overdue(time.monotonic(), 0))
         self._last_gap = (reason, time.time())
         logger.warning(f"Backbone: gap: {reason}; OPAL's clients on this worker are to resynchronise")
         streams, self._streams = self._streams, []
@@ -515,11 +545,7 @@ class Core:
             if judge:
                 self._judge(link, now)
             self._beat(link, now)
-        missed = self._tracker.overdue(now, self.settings.gap_grace)
-        if missed:
-            self.metrics.count("missed", len(missed))
-            self._echo.difference_update(number for publisher, number in missed if publisher == self.publisher_id)
-            self._gap(f"{len(missed)} event(s) were published and did not arrive")
+        self._look_for_the_missing(now)
         if self._overflowed and link is not None and not self._outbox and self._disconnected_since is None:
             self._overflowed = False
             self._gap("events were refused while the buffer was full")
@@ -530,6 +556,37 @@ class Core:
         self.metrics.gauge("waiting_bytes", self._outbox.bytes)
         self.metrics.gauge("heard_age_seconds", now - self._heard_at)
         self.metrics.gauge("oldest_waiting_seconds", now - oldest.since if oldest else 0.0)
+
+    def _look_for_the_missing(self, now: float) -> None:
+        """Read the topic again from before the first event that is missing; what is not there then is a gap."""
+        if self._search_to is not None:
+            if self._position is not None and self._position.key < self._search_to:
+                return
+            self._search_to = None
+        missed = self._tracker.overdue(now, self.settings.gap_grace)
+        if not missed:
+            return
+        publisher, number = missed[0]
+        what = f"{len(missed)} event(s) were published and did not arrive, the first is number {number} of {publisher}"
+        if self._hole is not None and not self._searched and self._link is not None:
+            self._tracker.wait_for(missed, now)
+            self._searched = True
+            self._search_to = self._high
+            self._position = self._hole
+            # nothing more from this link, which would move the place forward again
+            self._link.pause()
+            self._unread.clear()
+            self.metrics.count("searches")
+            self._break(self._link, f"{what}; reading again from {self._hole}")
+            return
+        self._write_off(missed)
+        self._gap(what)
+
+    def _write_off(self, missed: list[tuple[str, int]]) -> None:
+        """Wait no longer for what is missing; should it come after all, it is still taken for new."""
+        self.metrics.count("missed", len(missed))
+        self._echo.difference_update(number for publisher, number in missed if publisher == self.publisher_id)
+        self._hole, self._searched, self._search_to = None, False, None
 
     def _judge(self, link: Link, now: float) -> None:
         """Break a link that is of no use, whatever the client library thinks of it."""

@@ -22,6 +22,7 @@ _COUNTERS = {
     "malformed": "Messages skipped because OPAL could not have used them.",
     "gaps": "Times that events were or may have been missed, so that OPAL resynchronises its clients.",
     "missed": "Events known to have been published and never received.",
+    "searches": "Times that the topic was read again because an event was missing.",
     "heartbeats_sent": "Heartbeats acknowledged by a broker.",
     "heartbeats_received": "Heartbeats read from the topic, of every worker.",
     "connects": "Connections made to the brokers.",

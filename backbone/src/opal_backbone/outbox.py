@@ -15,12 +15,14 @@ class BufferFullError(RuntimeError):
 class Entry:
     """One accepted event. Times are seconds: `accepted` of the wall clock, `since` of the monotonic clock."""
 
+    # where it stands among all that was accepted here, and its number among its publisher's events
+    key: int
     number: int
     payload: bytes
     accepted: float
     since: float
-    # delivered to the publishing worker's own clients when it comes back, as to everybody else's
-    echo: bool = False
+    # empty for this process; another for an event that an earlier process left behind
+    publisher: str = ""
     sent: int = 0
 
 
@@ -36,6 +38,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._unsent: OrderedDict[int, Entry] = OrderedDict()
+        self._last_key = 0
         self.last_number = 0
         self.bytes = 0
 
@@ -48,8 +51,8 @@ class Outbox:
         """Entries that were handed to the current connection and are not acknowledged."""
         return len(self._entries) - len(self._unsent)
 
-    def add(self, payload: bytes, wall: float, now: float, *, echo: bool = False) -> Entry:
-        """Accept an event and give it its number.
+    def add(self, payload: bytes, wall: float, now: float, *, publisher: str = "", number: int = 0) -> Entry:
+        """Accept an event, and give it the next number unless it has the one that another publisher gave it.
 
         Raises:
             BufferFullError: one of the bounds is reached. The event got no number.
@@ -58,10 +61,13 @@ class Outbox:
             raise BufferFullError(f"{len(self._entries)} events wait for a broker, the bound is {self._max_events}")
         if self.bytes + len(payload) > self._max_bytes:
             raise BufferFullError(f"{self.bytes} bytes wait for a broker, the bound is {self._max_bytes}")
-        self.last_number += 1
-        entry = Entry(self.last_number, payload, wall, now, echo)
-        self._entries[entry.number] = entry
-        self._unsent[entry.number] = entry
+        if not publisher:
+            self.last_number += 1
+            number = self.last_number
+        self._last_key += 1
+        entry = Entry(self._last_key, number, payload, wall, now, publisher)
+        self._entries[entry.key] = entry
+        self._unsent[entry.key] = entry
         self.bytes += len(payload)
         return entry
 
@@ -73,12 +79,12 @@ class Outbox:
         entry.sent += 1
         return entry
 
-    def acknowledge(self, number: int) -> Entry | None:
+    def acknowledge(self, key: int) -> Entry | None:
         """Drop an entry that a broker has, or that no broker will ever take; None if it was dropped before."""
-        entry = self._entries.pop(number, None)
+        entry = self._entries.pop(key, None)
         if entry is None:
             return None
-        self._unsent.pop(number, None)
+        self._unsent.pop(key, None)
         self.bytes -= len(entry.payload)
         return entry
 

@@ -30,6 +30,19 @@ class SequenceTracker:
         self._publishers: OrderedDict[str, _Publisher] = OrderedDict()
         self._waiting = 0
 
+    @property
+    def waiting(self) -> int:
+        """Count the numbers that are missing and not reported yet."""
+        return self._waiting
+
+    def wait_for(self, missing: list[tuple[str, int]], now: float) -> None:
+        """Take numbers that were reported for missing since `now` only."""
+        for publisher, number in missing:
+            known = self._publishers.get(publisher)
+            if known is not None and known.missing.get(number, now) is None:
+                known.missing[number] = now
+                self._waiting += 1
+
     def observe(self, publisher: str, number: int, now: float) -> bool:
         """Note that an event arrived; tell whether it is new (False: it has been seen before)."""
         known = self._publishers.get(publisher)

@@ -12,13 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+@dataclass(frozen=True)
+class Kept:
+    """One event as it was accepted: when (seconds since the epoch), by which publisher, and as its which."""
+
+    payload: bytes
+    accepted: float
+    publisher: str
+    number: int
+
+
 @dataclass
 class Batch:
-    """The events that one worker left behind: payloads, and when each was accepted (seconds since the epoch)."""
+    """The events that one worker left behind, and the keys of those that still wait for a broker."""
 
     path: Path
-    events: list[tuple[bytes, float]]
-    numbers: set[int] = field(default_factory=set)
+    events: list[Kept]
+    keys: set[int] = field(default_factory=set)
 
 
 class Spool:
@@ -29,7 +39,7 @@ class Spool:
         self._directory = Path(directory)
         self._claimed: list[Batch] = []
 
-    def save(self, events: Iterable[tuple[bytes, float]]) -> Path:
+    def save(self, events: Iterable[Kept]) -> Path:
         """Write a batch, whole or not at all.
 
         Raises:
@@ -40,8 +50,9 @@ class Spool:
         unfinished = self._directory / f".{name}.part"
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            for payload, accepted in events:
-                file.write(json.dumps([base64.b64encode(payload).decode(), accepted]) + "\n")
+            for kept in events:
+                payload = base64.b64encode(kept.payload).decode()
+                file.write(json.dumps([payload, kept.accepted, kept.publisher, kept.number]) + "\n")
             file.flush()
             os.fsync(file.fileno())
         return unfinished.rename(self._directory / f"{name}.batch")
@@ -54,11 +65,9 @@ class Spool:
             if owner.isdigit() and (int(owner) == os.getpid() or Path(f"/proc/{owner}").exists()):
                 continue
             mine = path.with_suffix(f".claimed-{os.getpid()}")
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 path.rename(mine)
-                lines = mine.read_text().splitlines()
-                events = [(base64.b64decode(text), float(accepted)) for text, accepted in map(json.loads, lines)]
-                batches.append(Batch(mine, events))
+                batches.append(Batch(mine, [_parse(line) for line in mine.read_text().splitlines()]))
         self._claimed += batches
         return batches
 
@@ -68,10 +77,20 @@ class Spool:
         with contextlib.suppress(OSError):
             batch.path.rename(batch.path.with_suffix(".batch"))
 
-    def acknowledge(self, number: int) -> None:
+    def acknowledge(self, key: int) -> None:
         """Note that a broker has an event; a batch of which it has everything is removed."""
         for batch in list(self._claimed):
-            batch.numbers.discard(number)
-            if not batch.numbers:
+            batch.keys.discard(key)
+            if not batch.keys:
                 self._claimed.remove(batch)
                 batch.path.unlink(missing_ok=True)
+
+
+def _parse(line: str) -> Kept:
+    """Read one line of a batch.
+
+    Raises:
+        ValueError, TypeError: it is not one.
+    """
+    text, accepted, publisher, number = json.loads(line)
+    return Kept(base64.b64decode(text), float(accepted), str(publisher), int(number))

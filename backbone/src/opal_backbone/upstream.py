@@ -23,7 +23,6 @@ from opal_server.pubsub_resilience import FreezablePubSubEndpoint, ReconnectingB
 from opal_backbone.core import Core
 from opal_backbone.outbox import BufferFullError
 
-
 _HOPS_TO_SUBSCRIBER = 3
 """Rounds of the event loop from the reading of an event to the call of a subscriber, and one to spare."""
 
@@ -156,7 +155,7 @@ class FanoutBroadcaster(ReconnectingBroadcaster):  # type: ignore[misc]
         """Pass an event on as OPAL does, and note when it was one that had been held back here."""
         await super()._handle_broadcast_event(event)
         if self.core.has_deferred and event.message.startswith('{"notifier_id": "' + self._held_id):
-            # OPAL notifies in a task that starts further tasks, one for the subscribers of each topic: what is published
+            # OPAL notifies in a task that starts further tasks, one for each topic's subscribers: what is published
             # next must find them under way, or it would overtake this event
             for _ in range(_HOPS_TO_SUBSCRIBER):
                 await asyncio.sleep(0)

@@ -56,3 +56,12 @@ def test_both_bounds_hold_and_a_refused_event_takes_no_number() -> None:
         outbox.add(b"", 0, 0)
     outbox.acknowledge(1)
     assert outbox.add(b"", 0, 0).number == 3
+
+
+def test_an_event_left_behind_by_another_keeps_its_name_and_number_and_takes_none_of_ours() -> None:
+    outbox = Outbox(10, 1000)
+    outbox.add(b"a", 0, 0)
+    left = outbox.add(b"b", 0, 0, publisher="earlier", number=41)
+    assert (left.publisher, left.number) == ("earlier", 41)
+    assert outbox.add(b"c", 0, 0).number == 2
+    assert numbers(outbox) == [1, 41, 2]

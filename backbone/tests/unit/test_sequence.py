@@ -47,7 +47,19 @@ def test_a_heartbeat_shows_what_is_missing_at_the_end() -> None:
     assert tracker.observe("a", 8, 13)
 
 
-def test_the_number_of_publishers_is_bounded(monkeypatch: object) -> None:
+def test_what_was_reported_can_be_waited_for_again() -> None:
+    tracker = SequenceTracker()
+    tracker.observe("a", 1, 0)
+    tracker.observe("a", 3, 0)
+    missing = tracker.overdue(10, 1)
+    assert (missing, tracker.waiting) == ([("a", 2)], 0)
+    tracker.wait_for(missing, 10)
+    assert (tracker.overdue(10.5, 1), tracker.waiting) == ([], 1)
+    assert tracker.observe("a", 2, 11)
+    assert (tracker.overdue(20, 1), tracker.waiting) == ([], 0)
+
+
+def test_the_number_of_publishers_is_bounded() -> None:
     tracker = SequenceTracker()
     tracker.observe("first", 1, 0)
     tracker.observe("first", 3, 0)

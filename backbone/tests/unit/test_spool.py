@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from opal_backbone.spool import Spool
+from opal_backbone.spool import Kept, Spool
 
-EVENTS = [(b'{"a": "\xc3\xa9"}', 1.5), (b"\x00\xff", 2.0)]
+EVENTS = [Kept(b'{"a": "\xc3\xa9"}', 1.5, "me", 7), Kept(b"\x00\xff", 2.0, "me", 8)]
 
 
 def test_what_was_saved_is_claimed_once(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_batch_is_kept_until_all_of_it_is_acknowledged(tmp_path: Path) -> None
     spool = Spool(str(tmp_path))
     spool.save(EVENTS)
     (batch,) = spool.claim()
-    batch.numbers = {5, 6}
+    batch.keys = {5, 6}
     spool.acknowledge(5)
     assert list(tmp_path.iterdir()) == [batch.path]
     spool.acknowledge(6)

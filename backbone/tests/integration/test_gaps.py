@@ -1,0 +1,161 @@
+"""Real gaps are told to OPAL, so that it replays and resynchronises; everything less is bridged without a word."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import FleetMaker
+from fleet import QUICK, AgentProcess, Fleet
+from pulsar_broker import Standalone, running
+
+
+def test_a_topic_that_starts_anew_is_a_gap(broker: Standalone, make_fleet: FleetMaker, channel: str) -> None:
+    fleet = make_fleet(broker.url, 2, QUICK)
+    fleet.publish(each=50, rate=0)
+    assert fleet.wait_received(100, 30)
+    broker.topic_admin("DELETE", f"persistent/public/default/{channel}?force=true")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not all(a.ask(do="count")["resyncs"] for a in fleet.agents):
+        time.sleep(0.3)
+    for agent in fleet.agents:
+        answer = agent.ask(do="count")
+        assert answer["state"]["counters"]["gaps"] >= 1
+        assert answer["resyncs"] >= 1
+    # and life goes on
+    fleet.publish(each=50, rate=0)
+    assert fleet.wait_received(200, 30), [agent.ask(do="count") for agent in fleet.agents]
+
+
+def test_refused_events_are_replayed_by_opal_and_clients_resynchronised(
+    broker: Standalone, make_fleet: FleetMaker
+) -> None:
+    settings = {**QUICK, "OPAL_BACKBONE_BUFFER_EVENTS": "50", "OPAL_BACKBONE_WHILE_AWAY": "local-first"}
+    fleet = make_fleet(broker.url, 2, settings)
+    broker.freeze()
+    try:
+        fleet.publish(each=200, rate=50)
+        fleet.wait_published()
+        state = fleet.agents[0].ask(do="count")["state"]
+        assert state["waiting"] == 50
+        assert state["counters"]["refused"] == 150
+    finally:
+        broker.thaw()
+    assert fleet.wait_received(400, 60)
+    tallies = fleet.tally()
+    assert [tally.lost for tally in tallies] == [0, 0]
+    assert all(tally.gaps >= 1 and tally.resyncs >= 1 for tally in tallies)
+
+
+def test_a_worker_that_stood_still_misses_nothing(broker: Standalone, make_fleet: FleetMaker) -> None:
+    fleet = make_fleet(broker.url, 2, QUICK)
+    still, other = fleet.agents
+    still.process.send_signal(signal.SIGSTOP)
+    try:
+        Fleet([other]).publish(each=300, rate=50)
+        time.sleep(10)
+    finally:
+        still.process.send_signal(signal.SIGCONT)
+    assert fleet.wait_received(300, 40)
+    assert still.ask(do="count")["state"]["counters"]["gaps"] == 0
+
+
+def test_malformed_messages_are_skipped_and_foreign_ones_taken(
+    broker: Standalone, make_fleet: FleetMaker, channel: str
+) -> None:
+    import pulsar
+
+    fleet = make_fleet(broker.url, 1, QUICK)
+    (agent,) = fleet.agents
+    client = pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+    producer = client.create_producer(channel)
+    for garbage in (b"", b"\xff\xfe", b"{", b"[1]", b'{"notifier_id": "x"}', b'{"notifier_id": "x"}', b"\x00" * 1000):
+        producer.send(garbage)
+    producer.send(b"{}", properties={"opal-backbone-publisher": "liar"})
+    # a foreign publisher that batches, as pulsar-client's asyncio producer does by default
+    batching = client.create_producer(channel, batching_enabled=True, batching_max_publish_delay_ms=50)
+    for number in range(20):
+        body = f'{{"notifier_id": "foreign", "topics": ["fleet/test"], "data": {{"from": "f", "n": {number}, "t": 0}}}}'
+        batching.send_async(body.encode(), lambda _result, _id: None)
+    batching.flush()
+    assert fleet.wait_received(20, 20)
+    state = agent.ask(do="count")["state"]
+    assert state["counters"]["malformed"] == 8
+    assert state["counters"]["delivered"] == 20
+    text = agent.log.read_text()
+    assert text.count("skipped (no topics") == 1
+    assert "not UTF-8" in text
+    assert "bad stamp" in text
+    client.close()
+
+
+@pytest.mark.parametrize("mode", ["hold", "local-first"])
+def test_what_a_stop_could_not_publish_is_published_by_the_next_start(
+    broker: Standalone, channel: str, tmp_path: Path, mode: str
+) -> None:
+    settings = {
+        **QUICK,
+        "OPAL_BACKBONE_SPOOL_DIR": str(tmp_path / "spool"),
+        "OPAL_BACKBONE_STOP_TIMEOUT": "2",
+        "OPAL_BACKBONE_WHILE_AWAY": mode,
+    }
+    fleet = Fleet([AgentProcess(f"agent{n}", broker.url, channel, tmp_path, settings) for n in range(2)])
+    try:
+        fleet.ready()
+        stopping, staying = fleet.agents
+        broker.freeze()
+        try:
+            host = Fleet([stopping])
+            host.publish(each=100, rate=0)
+            host.wait_published()
+            ended = stopping.stop()
+            assert ended["left"] == 100
+            assert ended["seconds"] < 10
+            assert len(list((tmp_path / "spool").glob("*.batch"))) == 1
+        finally:
+            broker.thaw()
+        stopping.restart()
+        host.ready()
+        staying_only = Fleet([staying])
+        assert staying_only.wait_received(100, 60)
+        staying_only.published = host.published
+        (tally,) = staying_only.tally()
+        assert (tally.lost, tally.out_of_order) == (0, 0)
+        assert list((tmp_path / "spool").iterdir()) == []
+    finally:
+        fleet.close()
+
+
+def test_a_position_that_retention_has_taken_is_a_gap(channel: str, tmp_path: Path) -> None:
+    """A broker that keeps nothing: what passes while a worker is away is gone, and the worker is told."""
+    keeps_nothing = {
+        "defaultRetentionTimeInMinutes": "0",
+        "defaultRetentionSizeInMB": "0",
+        "managedLedgerMaxEntriesPerLedger": "20",
+        "managedLedgerMinLedgerRolloverTimeMinutes": "0",
+        "retentionCheckIntervalInSeconds": "2",
+        # lets the broker see soon that a worker which stands still is gone
+        "keepAliveIntervalSeconds": "5",
+    }
+    with running(tmp_path / "pulsar", settings=keeps_nothing) as broker:
+        fleet = Fleet([AgentProcess(f"agent{n}", broker.url, channel, tmp_path, QUICK) for n in range(2)])
+        try:
+            fleet.ready()
+            away, other = fleet.agents
+            away.process.send_signal(signal.SIGSTOP)
+            time.sleep(15)  # longer than the broker keeps a silent connection
+            # more than the client library had room for
+            Fleet([other]).publish(each=1500, rate=150)
+            time.sleep(20)
+            away.process.send_signal(signal.SIGCONT)
+            deadline = time.monotonic() + 40
+            while time.monotonic() < deadline and not away.ask(do="count")["resyncs"]:
+                time.sleep(0.3)
+            answer = away.ask(do="count")
+            assert answer["state"]["counters"]["gaps"] >= 1, answer
+            assert answer["resyncs"] >= 1
+        finally:
+            fleet.close()
