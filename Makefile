@@ -1,7 +1,6 @@
 # What a checkout can do. `make help` lists it; everything works from a fresh clone on a Debian machine, as root or as a
 # user with sudo.
 
-PYTHON := .venv/bin/python
 BIN := $(CURDIR)/.venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
@@ -9,13 +8,16 @@ DEMO := -i inventories/demo/hosts.yml
 OPAL_PYTHON := roles/opal_server/files/python
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 
+MYPY := mypy --config-file .config/mypy.ini
+
 # uv would look for certificates in a bundle of its own; a machine's trust is in the system's.
 export UV_SYSTEM_CERTS := true
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(BIN):$(PATH)
+export OPAL_BACKBONE_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.opal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv engine images demo demo-down lint test-unit test lock build
+.PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs test-unit test test-tools lock build
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -54,6 +56,40 @@ demo: venv engine images ## Make a fleet in containers, roll out to it and prove
 
 demo-down: venv ## Remove the demo fleet
 	@ansible-playbook $(DEMO) molecule/shared/destroy.yml
+
+lint: lint-yaml lint-ansible lint-python lint-types lint-docs ## Run the linters, with nothing left out
+
+lint-yaml: venv
+	yamllint --strict .
+
+lint-ansible: venv
+	ansible-lint
+
+lint-python: venv
+	ruff check --quiet --config .config/ruff.toml .
+	ruff format --quiet --check --config .config/ruff.toml .
+
+# The last two folders have modules that import one another by bare names, as pytest runs them.
+lint-types: venv
+	$(MYPY) .ansible/collections/ansible_collections/policyfleet/opal/plugins
+	MYPYPATH=tests $(MYPY) docs tests/*.py tests/bench tests/images tests/package tests/scenarios tests/unit
+	MYPYPATH=tests:tests/hosts $(MYPY) tests/hosts
+	MYPYPATH=tests:tests/clients $(MYPY) tests/clients
+
+lint-docs: venv
+	python docs/make_variables.py --check
+
+test-unit: venv ## Run the unit tests, and those of the built collection
+	python -m pytest tests/unit tests/package
+
+test: venv test-tools engine images ## Run everything; ends with the totals. STEPS='unit backbone' runs only some
+	@python tests/run_all.py $(STEPS)
+
+# The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches.
+test-tools:
+	@command -v java >/dev/null && command -v git >/dev/null || { \
+	    echo 'test-tools: installing Java and git'; \
+	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git </dev/null >/dev/null; }
 
 lock: venv ## Compile the pinned requirements anew
 	cd $(CURDIR) && $(COMPILE) requirements-dev.in --output-file requirements-dev.txt

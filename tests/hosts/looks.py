@@ -32,7 +32,7 @@ def exposure(host: Host, unit: str) -> float:
 
 def loose_files(host: Host, folder: str) -> list[str]:
     """Files below a folder, or the folder itself, that anybody on the host may write."""
-    return host.check_output("find %s -perm /o=w ! -type l", folder).split()
+    return str(host.check_output("find %s -perm /o=w ! -type l", folder)).split()
 
 
 def readable_by_others(host: Host, user: str, path: str) -> bool:

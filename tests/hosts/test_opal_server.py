@@ -20,7 +20,7 @@ def main_pid(host: Host) -> str:
 
 def worker_pids(host: Host) -> list[str]:
     pid = main_pid(host)
-    return host.check_output("cat /proc/%s/task/%s/children", pid, pid).split()
+    return str(host.check_output("cat /proc/%s/task/%s/children", pid, pid)).split()
 
 
 def wanted_workers(host: Host) -> int:

@@ -6,6 +6,7 @@ of which each is killed a step further than the last. What it leaves is the flee
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -41,6 +42,22 @@ CHANGE = [
 ]
 
 
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process and all that came from it at once, as a power cut would.
+
+    Ansible's workers and their ssh processes have sessions of their own, so that killing a group would spare them.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    rows = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    parents = {int(child): int(parent) for child, parent in (row.split() for row in rows.splitlines())}
+    family = [pid]
+    for member in family:
+        family += [child for child, parent in parents.items() if parent == member]
+    for member in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+
 def play_and_kill(fleet: Fleet, task: str, delay: float, *arguments: str) -> str:
     """Start a rollout and kill the controller with all its processes in a task; return its output till then.
 
@@ -53,7 +70,6 @@ def play_and_kill(fleet: Fleet, task: str, delay: float, *arguments: str) -> str
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
-        start_new_session=True,
     )
     assert process.stdout
     output, play = "", ""
@@ -65,7 +81,8 @@ def play_and_kill(fleet: Fleet, task: str, delay: float, *arguments: str) -> str
                 time.sleep(delay)
                 return output
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            kill_with_descendants(process.pid)
         process.wait()
         process.stdout.close()
     raise AssertionError(f"the run ended without a task {task!r}:\n{output}")
