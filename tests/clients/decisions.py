@@ -53,7 +53,7 @@ class Clients:
 
     def get(self, host: str, url: str) -> tuple[int, str]:
         """Status and body that a host's own URL answers with; (0, "") where nothing answers."""
-        output = self.fleet.shell(host, f"curl -s -m 5 -w '\\n%{{http_code}}' {url} || true")
+        output = self.fleet.shell(host, f"curl -s -m 5 -w '\\n%{{http_code}}' {url}", check=False)
         body, _newline, status = output.rpartition("\n")
         return int(status or 0), body
 

@@ -81,7 +81,7 @@ def test_the_broker_is_killed_while_updates_are_published(settled: Clients) -> N
 def test_a_clients_host_is_offline_for_two_minutes(settled: Clients) -> None:
     publisher, offline = settled.hosts
     server = settled.servers[0]
-    nowhere = uuid.uuid4().hex
+    nowhere = {"nonce": uuid.uuid4().hex}
     places = [*(settled.addresses[name] for name in settled.servers), settled.addresses[SOURCE]]
     rules = [f"{chain} -{way} {place} -j DROP" for place in places for chain, way in (("INPUT", "s"), ("OUTPUT", "d"))]
     began = time.monotonic()
