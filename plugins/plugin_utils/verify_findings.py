@@ -87,8 +87,8 @@ def sender_failures(senders: Iterable[Sender], down: set[str]) -> list[str]:
 
 
 def said_on(host: str, matrix: Matrix) -> str:
-    """Return what the backbone of a host's workers says is wrong."""
-    says = listed(r["backbone"] for r in matrix["receivers"] if r["host"] == host and r["backbone"])
+    """Return what the backbone of a host's first ailing worker says is wrong; the others say the same."""
+    says = next((r["backbone"] for r in matrix["receivers"] if r["host"] == host and r["backbone"]), "")
     return f" Its backbone says: {says}." if says else ""
 
 
