@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +19,7 @@ from ansible.utils.display import Display
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_findings as findings
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_html as html
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_text as text
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_decisions import Decisions
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import HostResult, Report
 
 display = Display()
@@ -36,6 +38,12 @@ def step(variables: Any, name: str) -> dict[str, Any]:
     """Return what a step returned on a host, empty where it was not taken."""
     found = variables.get(STEPS[name]) or {}
     return {} if found.get("skipped") else dict(found)
+
+
+def kept(hostvars: Any, hosts: Iterable[str], name: str) -> dict[str, dict[str, Any]]:
+    """Return what the hosts that took a step of the decisions' part returned."""
+    found = {host: hostvars[host].get(name) for host in hosts}
+    return {host: dict(result) for host, result in found.items() if result and not result.get("skipped")}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -67,6 +75,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             }
         )
         variables = task_vars or {}
+        groups = variables["groups"]
+        decisions: Decisions = {
+            "published": kept(variables["hostvars"], groups.get("opal_server", []), "__verify_decisions_published"),
+            "watched": kept(variables["hostvars"], groups.get("opal_client", []), "__verify_decisions_watched"),
+            "gone": kept(variables["hostvars"], groups.get("opal_client", []), "__verify_decisions_gone"),
+        }
         results = [self.result_of(host, variables["hostvars"][host], ask["run"]) for host in ask["hosts"]]
         uri = str(ask["broadcast_uri"])
         report = findings.report_of(
@@ -79,6 +93,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raw_applicable=bool(ask["raw_event"]) and uri.startswith("pulsar"),
             upstream_pulsar=ask["backbone"] == "upstream" and uri.startswith("pulsar"),
             not_tested=sorted(set(ask["fleet"]) - set(ask["hosts"])),
+            decisions=decisions,
         )
         files = self.write(report, ask["directory"])
         for line in ["", *text.screen(report, shutil.get_terminal_size().columns, stringc), *map(named_file, files)]:

@@ -202,7 +202,7 @@ def publish(want: Dict[str, Any], path: str, method: str, data: Any) -> str:
 def published(module: AnsibleModule) -> Dict[str, Any]:
     """Publish this host's updates."""
     want = module.params
-    times = []
+    times: List[float] = []
     for number in range(want["updates"]):
         at = time.time()
         path = "%s/%s" % (path_of(want["run"]), name_of(want["sender"], number))

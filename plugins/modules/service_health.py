@@ -11,7 +11,8 @@ short_description: Wait until a service on this host is healthy, or say why it i
 version_added: 0.1.0
 description:
   - Asks a URL of the service again and again, within one remote execution, until it answers with 200 (and with the
-    JSON that is expected, where any is), the unit is active, it runs with the configuration that was written, and it has all of its worker processes.
+    JSON that is expected, where any is), the unit is active, it runs with the configuration that was written, and it
+    has all of its worker processes.
   - Fails as soon as systemd has given the unit up, and ends with the reason and the last lines of its journal.
 options:
   unit:

@@ -9,6 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_matrix as matrix_of
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_decisions import (
+    Decisions,
+    decision_failures,
+    decision_matrix,
+    decision_warnings,
+)
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import (
     Cell,
     HostResult,
@@ -245,11 +251,18 @@ def report_of(
     raw_applicable: bool,
     upstream_pulsar: bool,
     not_tested: Sequence[str],
+    decisions: Decisions | None = None,
 ) -> Report:
-    """Return the whole report; times are seconds since the epoch."""
+    """Return the whole report; times are seconds since the epoch, and the decisions of a fleet with clients."""
     senders = matrix_of.senders_of(results, raw_applicable)
     matrix = matrix_of.worker_matrix(results, senders)
     failures = failures_of(results, matrix, senders)
+    warnings = warnings_of(results, matrix, not_tested, upstream_pulsar)
+    matrices = [matrix]
+    if decisions and decisions["watched"]:
+        matrices.append(decision_matrix(decisions))
+        failures += decision_failures(matrices[1], decisions)
+        warnings += decision_warnings(decisions)
     return {
         "schema": 1,
         "run": run,
@@ -260,9 +273,9 @@ def report_of(
         "channel": channel,
         "not_tested": list(not_tested),
         "senders": senders,
-        "matrices": [matrix],
+        "matrices": matrices,
         "latency_ms": matrix_of.latency_figures(matrix["cells"]),
         "failures": failures,
-        "warnings": warnings_of(results, matrix, not_tested, upstream_pulsar),
+        "warnings": warnings,
         "backbone_states": {result["host"]: result["collected"].get("backbone") or [] for result in results},
     }

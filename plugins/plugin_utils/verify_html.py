@@ -111,13 +111,13 @@ def shade(cell: Cell, limits: Sequence[int]) -> str:
     return f"s{level}" + (" duplicate" if cell["state"] == "duplicate" else "")
 
 
-def tooltip(cell: Cell) -> str:
-    """Return what a cell says when it is pointed at."""
-    worker = f"worker {cell['pid']}" if cell["pid"] else "a worker that is not there"
-    what = f"{cell['received']} of {cell['expected']} updates"
+def tooltip(cell: Cell, what: str) -> str:
+    """Return what a cell says when it is pointed at, given what receivers are."""
+    receiver = f"{what} {cell['pid']}" if cell["pid"] else f"a missing {what}"
+    came = f"{cell['received']} of {cell['expected']} updates"
     if cell["latency_ms"] is not None:
-        what += f", after {milliseconds(cell['latency_ms'])}, at most {milliseconds(cell['max_ms'])}"
-    return f"{cell['sender']} to {cell['host']}, {worker}: {what}"
+        came += f", after {milliseconds(cell['latency_ms'])}, at most {milliseconds(cell['max_ms'])}"
+    return f"{cell['sender']} to {cell['host']}, {receiver}: {came}"
 
 
 def heads(receivers: Sequence[Receiver], extra: int) -> str:
@@ -158,7 +158,7 @@ def row(host: str, matrix: Matrix, limits: Sequence[int], sender: Sender | None)
         if cell["host"] != last:
             parts.append('<td class="gap"></td>')
             last = cell["host"]
-        title = escape(tooltip(cell), quote=True)
+        title = escape(tooltip(cell, matrix.get("receiver", "worker")), quote=True)
         parts.append(f'<td class="cell {shade(cell, limits)}" title="{title}">{escape(cell_text(cell))}</td>')
     ill = ' class="ill"' if sender and sender["problem"] else ""
     return f'<tr><th scope="row"{ill}>{escape(host)}</th>{"".join(parts)}{said_cells(sender)}</tr>'

@@ -171,6 +171,7 @@ def worker_matrix(results: Sequence[HostResult], senders: Sequence[Sender]) -> M
     ]
     return {
         "title": "From each host to each worker",
+        "receiver": "worker",
         "senders": [sender["host"] for sender in senders],
         "receivers": receivers,
         "cells": cells,

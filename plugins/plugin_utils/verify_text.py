@@ -89,6 +89,27 @@ def table_of(matrix: Matrix, senders: Sequence[Sender]) -> Table:
     return rows
 
 
+def plain_table(matrix: Matrix) -> Table:
+    """Return a further matrix as a table: one line of heads, then a line a sender."""
+    rows: Table = [
+        [
+            (f"from \\ to {matrix.get('receiver', 'worker')} of", ""),
+            *((receiver["host"], "red" if receiver["problem"] else "") for receiver in matrix["receivers"]),
+        ]
+    ]
+    for host in matrix["senders"]:
+        cells = [cell for cell in matrix["cells"] if cell["sender"] == host]
+        rows.append([(host, ""), *((spread_text(cell), COLOURS[cell["state"]]) for cell in cells)])
+    return rows
+
+
+def spread_text(cell: Cell) -> str:
+    """Return what a cell shows with its largest latency beside the middle one, where they differ."""
+    if cell["state"] == "missing" or cell["latency_ms"] == cell["max_ms"]:
+        return cell_text(cell)
+    return f"{cell_text(cell)} (max {milliseconds(cell['max_ms'])})"
+
+
 def drawn(table: Table, paint: Paint) -> list[str]:
     """Return a table's lines, its columns aligned."""
     widths = [max(len(row[at][0]) for row in table) for at in range(len(table[0]))]
@@ -174,12 +195,17 @@ def screen(report: Report, width: int, paint: Paint) -> list[str]:
         if max(map(length, table)) > width:
             table = drawn(short_rows(matrix, report["senders"]), paint)
         lines += [*table, ""]
+    for further in report["matrices"][1:]:
+        lines += [*drawn(plain_table(further), paint), ""]
     lines += [line for line in [latency_line(report)] if line]
     lines += [paint(f"note: {warning}", "yellow") for warning in report["warnings"]]
     lines += [paint(f"failed: {failure}", "red") for failure in report["failures"]]
     if report["passed"]:
         whole = " that was tested" if report["not_tested"] else ""
-        lines.append(paint(f"passed: every update reached every worker{whole}, and every host logged it", "green"))
+        others = "".join(f" and every {other.get('receiver', 'worker')}" for other in report["matrices"][1:])
+        lines.append(
+            paint(f"passed: every update reached every worker{whole}{others}, and every host logged it", "green")
+        )
     return lines
 
 
@@ -212,6 +238,8 @@ def markdown(report: Report) -> str:
     # In one line of heads, each worker carries the name of its host.
     table[0] = [("", ""), *((receiver["host"], "") for receiver in matrix["receivers"]), ("", ""), ("", "")]
     lines += [f"## {matrix['title']}", "", *markdown_table(table, 2), ""]
+    for further in report["matrices"][1:]:
+        lines += [f"## {further['title']}", "", *markdown_table(plain_table(further), 1), ""]
     lines += [line for line in (latency_line(report), "") if line] + [""]
     lines += ["## What each host logged", ""]
     lines += [f"- {sender['host']}: `{sender['line'] or 'nothing'}`" for sender in report["senders"]]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class HostResult(TypedDict):
@@ -70,9 +70,10 @@ class Cell(TypedDict):
 
 
 class Matrix(TypedDict):
-    """Senders by receivers. A second one, of policy engines, will have the same form."""
+    """Senders by receivers. ``receiver`` is what these are: ``worker`` (of the first matrix), or ``OPA``."""
 
     title: str
+    receiver: NotRequired[str]
     senders: list[str]
     receivers: list[Receiver]
     cells: list[Cell]
