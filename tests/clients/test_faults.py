@@ -110,7 +110,9 @@ def test_a_clients_process_is_killed(settled: Clients) -> None:
         time.sleep(3)
         began = time.monotonic()
         settled.fleet.shell(killed, "systemctl kill --signal=SIGKILL opal-client")
-        wait_until(lambda: settled.connected(killed), "it is back", 60)
+        wait_until(lambda: settled.healthy(killed) == {} or not settled.connected(killed), "it is gone", 10)
+        wait_until(lambda: settled.healthy(killed).get("online") is True, "it is back", 60)
+        wait_until(lambda: settled.connected(killed), "it is connected", 60)
         out = time.monotonic() - began
     agreed = settled.wait_for("/users/bob/location", last[0], 60)
     record("a client's process is killed", out, agreed)
