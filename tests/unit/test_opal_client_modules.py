@@ -1,11 +1,10 @@
-"""The pure parts of what probes decisions and of what the health gate reads."""
+"""The pure parts of what probes decisions and of what makes OPA a release."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from ansible_collections.policyfleet.opal.plugins.modules import archive_release, decision_probe, service_health
+from ansible_collections.policyfleet.opal.plugins.modules import archive_release, decision_probe
 
 
 def test_an_update_is_noted_once_with_its_time() -> None:
@@ -27,20 +26,6 @@ def test_the_removal_takes_the_path_as_a_whole() -> None:
 
 def test_no_key_below_the_path_is_taken_for_a_place_in_a_list() -> None:
     assert not decision_probe.name_of("10", 0).isdigit()
-
-
-@pytest.mark.parametrize(
-    ("body", "wrong"),
-    [
-        ('{"status": "ok", "online": true}', ""),
-        ('{"status": "ok", "online": false}', "online=false"),
-        ('{"status": "ok"}', "online=null"),
-        ('["ok"]', 'no JSON object: ["ok"]'),
-        ("<html>", "something that is no JSON: <html>"),
-    ],
-)
-def test_the_gate_reads_the_body(body: str, wrong: str) -> None:
-    assert service_health.unexpected(body, {"status": "ok", "online": True}) == wrong
 
 
 def test_a_single_program_becomes_executable_under_its_name() -> None:
