@@ -53,6 +53,7 @@ demo: venv engine images ## Make a fleet in containers, roll out to it and prove
 	@ansible-playbook $(DEMO) playbooks/site.yml
 	@echo 'demo: proving that every update reaches every worker'
 	@ansible-playbook $(DEMO) playbooks/verify.yml
+	@echo "demo: the hosts stay up. 'ssh -F .cache/ssh/config-demo opal1' is one of them; 'make demo-down' removes them"
 
 demo-down: venv ## Remove the demo fleet
 	@ansible-playbook $(DEMO) molecule/shared/destroy.yml
