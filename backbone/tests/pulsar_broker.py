@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -69,19 +70,18 @@ def home() -> Path:
     return root / f"apache-pulsar-{VERSION}"
 
 
-def free_ports(count: int, first: int = 26650) -> list[int]:
-    """Find ports that nobody listens on, from `first` up."""
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on, below those that the system gives out; suites may run side by side."""
     found: list[int] = []
-    port = first
     while len(found) < count:
+        port = random.randrange(26660, 32000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
                 found.append(port)
             except OSError:
-                pass
-        port += 1
+                continue
     return found
 
 

@@ -18,7 +18,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        zookeeper_port, bookie_port, self.port_a, self.web_a, self.port_b, self.web_b = free_ports(6, 27200)
+        zookeeper_port, bookie_port, self.port_a, self.web_a, self.port_b, self.web_b = free_ports(6)
         template = home() / "conf"
         self._zookeeper = f"127.0.0.1:{zookeeper_port}"
         edited(
@@ -45,6 +45,7 @@ class Cluster:
                 "metadataServiceUri": f"metadata-store:zk:{self._zookeeper}",
                 "httpServerEnabled": "false",
                 "enableStatistics": "false",
+                "statsProviderClass": "org.apache.bookkeeper.stats.NullStatsProvider",
                 "autoRecoveryDaemonEnabled": "false",
             },
         )

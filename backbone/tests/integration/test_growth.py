@@ -1,0 +1,36 @@
+"""Nothing grows with the number of events."""
+
+from __future__ import annotations
+
+import os
+
+from conftest import FleetMaker
+from fleet import QUICK
+from pulsar_broker import Standalone
+
+EVENTS = int(os.environ.get("GROWTH_EVENTS", "50000"))
+
+
+def test_descriptors_threads_and_memory_do_not_grow(broker: Standalone, make_fleet: FleetMaker) -> None:
+    fleet = make_fleet(broker.url, 1, {**QUICK, "AGENT_LOG": "WARNING"})
+    (agent,) = fleet.agents
+    # the first ones fill caches and queues
+    fleet.publish(each=EVENTS // 10, rate=0)
+    fleet.wait_published()
+    assert fleet.wait_received(EVENTS // 10, 120)
+    agent.ask(do="forget")
+    before = agent.ask(do="usage")
+    fleet.publish(each=EVENTS, rate=0)
+    fleet.wait_published()
+    assert fleet.wait_received(EVENTS, 300)
+    state = agent.ask(do="count")["state"]
+    assert state["waiting"] == 0
+    assert state["counters"]["gaps"] == 0
+    agent.ask(do="forget")
+    after = agent.ask(do="usage")
+    print(f"{EVENTS} events: {before} -> {after}")
+    assert after["descriptors"] <= before["descriptors"] + 2
+    assert after["threads"] <= before["threads"] + 2
+    assert after["tasks"] <= before["tasks"] + 2
+    # the agent's own list of received events was as long as this many entries a moment ago: some of it may remain
+    assert after["resident"] <= before["resident"] * 1.5 + 40 * 1024 * 1024

@@ -1,0 +1,238 @@
+"""OPAL-server under gunicorn on the backbone: what operators and systemd see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi_websocket_pubsub import PubSubClient
+
+from fleet import QUICK
+from opal_host import OpalHost
+from pulsar_broker import Standalone
+
+HostMaker = Callable[..., OpalHost]
+
+
+@pytest.fixture
+def make_host(broker: Standalone, channel: str, tmp_path: Path) -> Iterator[HostMaker]:
+    hosts: list[OpalHost] = []
+
+    def make(name: str = "host", workers: int = 2, *, wait: bool = True, **arguments: Any) -> OpalHost:
+        settings = {**QUICK, **arguments.pop("settings", {})}
+        host = OpalHost(name, arguments.pop("uri", broker.url), channel, tmp_path, workers, settings, **arguments)
+        hosts.append(host)
+        host.start()
+        if wait:
+            host.wait_healthy(workers)
+        return host
+
+    yield make
+    for host in hosts:
+        host.kill()
+
+
+async def subscribe(host: OpalHost, topic: str, got: list[Any]) -> PubSubClient:
+    async def note(data: Any = None, topic: str = "") -> None:
+        got.append(data)
+
+    client = PubSubClient()
+    client.subscribe(topic, note)
+    client.start_client(f"ws://127.0.0.1:{host.port}/ws")
+    await asyncio.wait_for(client.wait_until_ready(), 15)
+    return client
+
+
+async def leave(client: PubSubClient) -> None:
+    """Disconnect; a client whose server is gone would go on trying to reach it."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(client.disconnect(), 3)
+
+
+async def until(condition: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        await asyncio.sleep(0.1)
+    return condition()
+
+
+async def test_every_worker_of_every_host_gets_every_update(make_host: HostMaker) -> None:
+    one, two = make_host("one", 2, wait=False), make_host("two", 2, wait=False)
+    for host in (one, two):
+        host.wait_healthy(2)
+    # several clients a host, so that both workers have some
+    got: list[list[Any]] = [[] for _ in range(8)]
+    clients = [
+        await subscribe(host, "policy_data", got[i * 2 + j]) for i in range(4) for j, host in enumerate((one, two))
+    ]
+    for number in range(10):
+        await asyncio.to_thread((one if number % 2 else two).publish, "policy_data", {"n": number})
+    assert await until(lambda: all(len(each) >= 10 for each in got), 20), [len(each) for each in got]
+    await asyncio.sleep(0.5)
+    assert [sorted(data["entries"][0]["data"]["n"] for data in each) for each in got] == [list(range(10))] * 8
+    for client in clients:
+        await leave(client)
+
+    # what is known of each worker
+    await asyncio.sleep(1.5)
+    states = one.workers() + two.workers()
+    assert len({(state["host"], state["pid"]) for state in states}) == 4
+    for state in states:
+        assert state["counters"]["received"] == 10
+        assert state["counters"]["gaps"] == 0
+        assert len(state["recent"]) == 10
+    assert sum(state["counters"]["published"] for state in states) == 10
+    status, text = one.get("/metrics")
+    assert status == 200
+    assert "opal_backbone_received_total 20.0" in text
+    for state in one.workers():
+        assert f'opal_backbone_connected{{pid="{state["pid"]}"}} 1.0' in text
+    assert "opal_backbone_latency_seconds_count 20.0" in text
+    assert one.log.read_text().count("Backbone: fan-out over Pulsar") == 2
+    assert two.log.read_text().count("Broadcasting incoming event: ") == 5
+
+
+async def test_a_frozen_broker_makes_the_host_unhealthy_with_a_reason_and_recovers(
+    make_host: HostMaker, broker: Standalone
+) -> None:
+    host = make_host()
+    broker.freeze()
+    try:
+        assert await until(lambda: host.get("/healthcheck")[0] == 503, 20)
+        status, body = host.get("/healthcheck")
+        assert status == 503
+        assert "deaf" in body["reason"]
+    finally:
+        broker.thaw()
+    assert await until(lambda: host.get("/healthcheck")[0] == 200, 30)
+
+
+async def test_a_deaf_host_ends_its_service_so_that_it_is_started_anew(
+    make_host: HostMaker, broker: Standalone
+) -> None:
+    host = make_host(settings={"OPAL_BACKBONE_RESTART_AFTER": "8", "OPAL_BACKBONE_STOP_TIMEOUT": "1"})
+    broker.freeze()
+    try:
+        assert host.process is not None
+        assert await until(lambda: host.process is not None and host.process.poll() is not None, 40)
+        assert host.process.returncode == 0
+        assert "ending the service so that it is started anew" in host.log.read_text()
+    finally:
+        broker.thaw()
+
+
+async def test_a_stop_publishes_what_waits_and_takes_less_than_ten_seconds(make_host: HostMaker) -> None:
+    one, two = make_host("one"), make_host("two")
+    got: list[Any] = []
+    client = await subscribe(two, "policy_data", got)
+    listener = await subscribe(one, "policy_data", [])  # an open websocket must not delay the stop
+    for number in range(100):
+        await asyncio.to_thread(one.publish, "policy_data", {"n": number})
+    assert await asyncio.to_thread(one.stop) < 10
+    assert await until(lambda: len(got) == 100, 20), len(got)
+    assert one.log.read_text().count("stopped with 0 event(s) unpublished") == 2
+    for each in (client, listener):
+        await leave(each)
+
+
+async def test_workers_come_and_go(make_host: HostMaker) -> None:
+    """Killed workers are replaced, gunicorn's own limits and signals work, and no event is missed by those who stay."""
+    one = make_host("one", 2, arguments=("--max-requests", "25", "--max-requests-jitter", "10"))
+    two = make_host("two", 1)
+    got: list[Any] = []
+    client = await subscribe(two, "policy_data", got)
+    before = {state["pid"] for state in one.workers()}
+    for number in range(60):
+        for _ in range(50):
+            try:
+                await asyncio.to_thread(one.publish, "policy_data", {"n": number})
+                break
+            except OSError:  # the moment in which no worker accepts
+                await asyncio.sleep(0.2)
+    assert await until(lambda: len({data["entries"][0]["data"]["n"] for data in got}) == 60, 30), len(got)
+    one.wait_healthy(2)
+    # at least one of the two has served its 35 requests and made way for another
+    assert before != {state["pid"] for state in one.workers()}
+
+    assert two.process is not None
+    two.process.send_signal(signal.SIGTTIN)  # one more worker
+    assert await until(lambda: len(two.workers()) == 2, 60)
+    two.wait_healthy(2)
+    killed = two.workers()[0]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    assert await until(lambda: killed not in {state["pid"] for state in two.workers()}, 60)
+    two.wait_healthy(2)
+    await leave(client)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"OPAL_BACKBONE_BUFFER_EVENTS": "lots"}, "OPAL_BACKBONE_BUFFER_EVENTS must be a whole number"),
+        ({"OPAL_BACKBONE_TOKEN_FILE": "/nowhere"}, "OPAL_BACKBONE_TOKEN_FILE names a file that cannot be read"),
+        ({"OPAL_BROADCAST_URI": "pulsar://a?b=c"}, "query"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    make_host: HostMaker, settings: dict[str, str], words: str
+) -> None:
+    host = make_host(wait=False, settings=settings)
+    assert host.process is not None
+    assert host.process.wait(30) == 78
+    lines = host.log.read_text().strip().splitlines()
+    assert len(lines) == 1, lines
+    assert words in lines[0]
+
+
+def test_another_scheme_is_left_to_upstream(channel: str, tmp_path: Path) -> None:
+    host = OpalHost("redis", "redis://127.0.0.1:1", channel, tmp_path, 1)
+    host.start()
+    try:
+        deadline = time.monotonic() + 40
+        while host.get("/healthcheck")[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        assert "broadcast scheme 'redis' is not Pulsar, so OPAL's own backend is left as it is" in host.log.read_text()
+        assert host.get("/backbone")[0] == 404
+    finally:
+        host.kill()
+
+
+async def test_the_command_publishes_to_every_worker_and_shows_the_topic(
+    make_host: HostMaker, broker: Standalone, channel: str
+) -> None:
+    import sys
+
+    host = make_host()
+    got: list[list[Any]] = [[] for _ in range(6)]
+    clients = [await subscribe(host, "policy_data", each) for each in got]
+    command = [str(Path(sys.executable).parent / "opal-backbone"), "--uri", broker.url, "--channel", channel]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    published = await asyncio.to_thread(run, "publish", "--data", '{"a": 1}', "--dst-path", "/a")
+    assert published.returncode == 0, published.stderr
+    assert await until(lambda: all(len(each) == 1 for each in got), 10)
+    assert got[0][0]["entries"][0]["data"] == {"a": 1}
+    shown = await asyncio.to_thread(run, "tail", "--earliest", "--count", "1", "--timeout", "5")
+    assert "policy_data" in shown.stdout
+    assert "(foreign)" in shown.stdout
+    listed = await asyncio.to_thread(run, "tail", "--earliest", "--heartbeats", "--json", "--count", "2")
+    assert all("id" in json.loads(line) for line in listed.stdout.splitlines())
+    examined = await asyncio.to_thread(run, "doctor", "--admin-url", f"http://127.0.0.1:{broker.web_port}")
+    assert examined.returncode == 0, examined.stdout
+    assert "round trip" in examined.stdout
+    assert (await asyncio.to_thread(run, "publish")).returncode == 2
+    for client in clients:
+        await leave(client)
