@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from decisions import Clients
+from decisions import SOURCE, Clients
 
 
 def token(**claims: object) -> str:
@@ -44,3 +44,28 @@ def test_it_is_refused_and_nothing_is_changed(clients: Clients, given: dict[str,
     assert words.lower() in run.words.lower()
     assert run.changed == 0
     assert WRONG_KIND not in run.output
+
+
+@pytest.mark.parametrize(
+    ("url", "branch", "words"),
+    [
+        ("ssh://git@{source}/srv/git/nothing.git", "main", "nothing.git cannot be read from this host"),
+        ("ssh://git@{source}/srv/git/policy.git", "trunk", "it has no branch 'trunk'"),
+        (
+            "http://joe:hush@{source}:8000/policy.git",
+            "main",
+            "repository http://{source}:8000/policy.git cannot",
+        ),
+    ],
+)
+def test_a_policy_repository_that_cannot_be_read_is_told(clients: Clients, url: str, branch: str, words: str) -> None:
+    source = clients.addresses[SOURCE]
+    given = {
+        "opal_server_policy_repo_url": url.format(source=source),
+        "opal_server_policy_repo_branch": branch,
+    }
+    run = clients.fleet.play("playbooks/site.yml", "-vvv", "--tags", "opal_server", "--extra-vars", json.dumps(given))
+    assert run.returncode != 0
+    assert words.format(source=source) in run.words
+    assert run.changed == 0
+    assert "hush" not in run.output.replace(json.dumps(given), "")
