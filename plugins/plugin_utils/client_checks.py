@@ -99,9 +99,7 @@ def opa_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list
             + f"set opal_client_opa_sha512 to {{{state['arch']}: <{what}>}}"
         ]
     if len(checksum) != 128 or not all(digit in "0123456789abcdef" for digit in checksum):
-        return [
-            f"opal_client_opa_sha512 for {state['arch']} is no SHA-512 (128 hexadecimal digits in lower case)"
-        ]
+        return [f"opal_client_opa_sha512 for {state['arch']} is no SHA-512 (128 hexadecimal digits in lower case)"]
     return []
 
 
