@@ -1,8 +1,8 @@
 """Measure delivery end to end through OPAL-server, side by side for several backbones.
 
 `python -m bench` starts real brokers and real OPAL-server workers on loopback, publishes through the HTTP interface of
-one worker, and notes when a websocket subscriber of each other worker has each event. Results go to standard output as a
-Markdown table, and to an SVG chart.
+one worker, and notes when a websocket subscriber of each other worker has each event. Results go to standard output as
+a Markdown table, and to an SVG chart.
 """
 
 from __future__ import annotations

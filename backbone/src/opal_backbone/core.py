@@ -51,11 +51,9 @@ class Core:
         self._tracker = SequenceTracker()
         self._spool = Spool(settings.spool_dir) if settings.spool_dir else None
         self._position: Position | None = None
-        self._before: Position | None = None
         self._high = (-1, -1, -1)
         self._position_checked = False
-        # where reading again starts if something is missing, whether it was tried, and how far it has to get
-        self._hole: Position | None = None
+        # whether what is missing was looked for by reading again, and how far that has to get
         self._searched = False
         self._search_to: tuple[int, int, int] | None = None
         self._unread: deque[Received] = deque()
@@ -393,7 +391,7 @@ class Core:
         perhaps others after it.
         """
         if self._position is None:
-            self._before = self._position = message.position
+            self._position = message.position
             self._high = message.position.key
             return "new"
         key, last = message.position.key, self._position.key
@@ -413,7 +411,7 @@ class Core:
             self._position, self._high = message.position, key
             self._gap(f"the topic starts anew (stopped at {_show(last)}, goes on at {message.position})")
             return "skip"
-        self._before, self._position = self._position, message.position
+        self._position = message.position
         if key <= self._high:
             return "again"
         self._high = key
@@ -442,8 +440,7 @@ class Core:
             if stamp is None:
                 text = wire.check_payload(message.payload)
             elif stamp.kind == "heartbeat":
-                self._heartbeat_heard(stamp, now, wall)
-                self._note_hole()
+                self._heartbeat_heard(stamp, message.position, now, wall)
                 return
             else:
                 text = message.payload.decode()
@@ -451,9 +448,7 @@ class Core:
             self._malformed(message, error)
             return
         if stamp is not None:
-            new = self._tracker.observe(stamp.publisher, stamp.number, now)
-            self._note_hole()
-            if not new:
+            if not self._tracker.observe(stamp.publisher, stamp.number, now, message.position):
                 self.metrics.count("duplicates")
                 return
             self.metrics.latency(wall - stamp.sent)
@@ -471,17 +466,9 @@ class Core:
         for stream in list(self._streams):
             stream(text)
 
-    def _note_hole(self) -> None:
-        """Remember the place before the first message that shows that events are missing."""
-        if not self._tracker.waiting:
-            self._hole = None
-            self._searched = False
-        elif self._hole is None:
-            self._hole = self._before
-
-    def _heartbeat_heard(self, stamp: wire.Stamp, now: float, wall: float) -> None:
+    def _heartbeat_heard(self, stamp: wire.Stamp, position: Position, now: float, wall: float) -> None:
         self.metrics.count("heartbeats_received")
-        self._tracker.announce(stamp.publisher, stamp.number, now)
+        self._tracker.announce(stamp.publisher, stamp.number, now, position)
         if stamp.publisher == self.publisher_id:
             self._own_heard_at = now
             self.metrics.round_trip(wall - stamp.sent)
@@ -565,19 +552,22 @@ class Core:
             self._search_to = None
         missed = self._tracker.overdue(now, self.settings.gap_grace)
         if not missed:
+            if not self._tracker.waiting:
+                self._searched = False
             return
         publisher, number = missed[0]
         what = f"{len(missed)} event(s) were published and did not arrive, the first is number {number} of {publisher}"
-        if self._hole is not None and not self._searched and self._link is not None:
+        if not self._searched and self._link is not None:
             self._tracker.wait_for(missed, now)
+            hole: Position = min(self._tracker.holes(), key=lambda place: place.key)
             self._searched = True
             self._search_to = self._high
-            self._position = self._hole
+            self._position = hole
             # nothing more from this link, which would move the place forward again
             self._link.pause()
             self._unread.clear()
             self.metrics.count("searches")
-            self._break(self._link, f"{what}; reading again from {self._hole}")
+            self._break(self._link, f"{what}; reading again from {hole}")
             return
         self._write_off(missed)
         self._gap(what)
@@ -586,7 +576,7 @@ class Core:
         """Wait no longer for what is missing; should it come after all, it is still taken for new."""
         self.metrics.count("missed", len(missed))
         self._echo.difference_update(number for publisher, number in missed if publisher == self.publisher_id)
-        self._hole, self._searched, self._search_to = None, False, None
+        self._searched, self._search_to = False, None
 
     def _judge(self, link: Link, now: float) -> None:
         """Break a link that is of no use, whatever the client library thinks of it."""

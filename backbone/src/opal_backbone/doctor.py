@@ -36,12 +36,13 @@ class Doctor:
         self._settings = settings
         self._admin_url = admin_url.rstrip("/") if admin_url else None
         self._failed = False
+        self._reached = False
 
     async def examine(self) -> int:
         """Print one line an examination; return 0 if all is well, and 1 if not."""
         settings = self._settings
         self._say("ok", "URI", settings.service_url)
-        await self._step("brokers", self._brokers)
+        self._reached = await self._step("brokers", self._brokers)
         if settings.uses_tls:
             await self._step("TLS", self._tls)
         await self._step("token", self._token)
@@ -65,6 +66,8 @@ class Doctor:
             detail = await examine()
         except LinkError as error:
             hint = _HINTS.get(error.reason)
+            if hint is None and self._reached and (self._settings.token_file or self._settings.tls_cert_file):
+                hint = "a broker that does not accept the token or certificate hangs up without a word"
             self._say("FAIL", what, f"{error}" + (f" ({hint})" if hint else ""))
         except (OSError, ValueError) as error:
             self._say("FAIL", what, str(error))

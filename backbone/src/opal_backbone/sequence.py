@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 MAX_PUBLISHERS = 4096
 """Publishers remembered at once; the one heard of longest ago is forgotten first."""
@@ -14,6 +15,9 @@ MAX_MISSING = 200_000
 @dataclass
 class _Publisher:
     last: int
+    # where in the topic `last` was heard, and where the number before the first missing one was
+    place: Any = None
+    hole: Any = None
     # number -> when it was first missed, in seconds of the caller's monotonic clock; None once reported
     missing: dict[int, float | None] = field(default_factory=dict)
 
@@ -43,16 +47,16 @@ class SequenceTracker:
                 known.missing[number] = now
                 self._waiting += 1
 
-    def observe(self, publisher: str, number: int, now: float) -> bool:
-        """Note that an event arrived; tell whether it is new (False: it has been seen before)."""
+    def observe(self, publisher: str, number: int, now: float, place: Any = None) -> bool:
+        """Note that an event arrived at `place`; tell whether it is new (False: it has been seen before)."""
         known = self._publishers.get(publisher)
         if known is None:
-            self._add(publisher, number)
+            self._add(publisher, number, place)
             return True
         self._publishers.move_to_end(publisher)
         if number > known.last:
             self._miss(known, known.last + 1, number, now)
-            known.last = number
+            known.last, known.place = number, place
             return True
         if number in known.missing:
             if known.missing.pop(number) is not None:
@@ -60,16 +64,18 @@ class SequenceTracker:
             return True
         return False
 
-    def announce(self, publisher: str, number: int, now: float) -> None:
-        """Note that a publisher says it has published everything up to `number`."""
+    def announce(self, publisher: str, number: int, now: float, place: Any = None) -> None:
+        """Note that a publisher says, at `place`, that it has published everything up to `number`."""
         known = self._publishers.get(publisher)
         if known is None:
-            self._add(publisher, number)
+            self._add(publisher, number, place)
             return
         self._publishers.move_to_end(publisher)
         if number > known.last:
             self._miss(known, known.last + 1, number + 1, now)
             known.last = number
+        # nothing up to here is missing, unless it is known to be
+        known.place = place
 
     def overdue(self, now: float, grace: float) -> list[tuple[str, int]]:
         """List publisher and number of what has been missing for longer than `grace` seconds, each only once.
@@ -87,13 +93,23 @@ class SequenceTracker:
         self._waiting -= len(found)
         return found
 
-    def _add(self, publisher: str, number: int) -> None:
-        self._publishers[publisher] = _Publisher(number)
+    def holes(self) -> list[Any]:
+        """List the places after which something is missing and not reported yet, one a publisher."""
+        return [
+            known.hole
+            for known in self._publishers.values()
+            if any(since is not None for since in known.missing.values())
+        ]
+
+    def _add(self, publisher: str, number: int, place: Any) -> None:
+        self._publishers[publisher] = _Publisher(number, place)
         if len(self._publishers) > MAX_PUBLISHERS:
             _, forgotten = self._publishers.popitem(last=False)
             self._waiting -= sum(since is not None for since in forgotten.missing.values())
 
     def _miss(self, known: _Publisher, first: int, end: int, now: float) -> None:
+        if first < end and not any(since is not None for since in known.missing.values()):
+            known.hole = known.place
         for number in range(max(first, end - MAX_MISSING), end):
             known.missing[number] = now
             self._waiting += 1
