@@ -14,10 +14,13 @@ _STALE = 10.0
 """Seconds after which a worker that no longer writes its state counts as stuck."""
 
 
+def is_wanted() -> bool:
+    """Tell whether systemd watches this service; without `WatchdogSec` in the unit there is nobody to tell."""
+    return bool(os.environ.get("WATCHDOG_USEC"))
+
+
 def ping(states: list[dict[str, Any]], settings: Settings) -> None:
     """Reset systemd's watchdog, unless a worker of this host is stuck or deaf for too long."""
-    if not os.environ.get("WATCHDOG_USEC"):
-        return
     for state in states:
         if state["age"] > _STALE:
             return
