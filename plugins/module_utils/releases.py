@@ -43,6 +43,13 @@ def filling(prefix: str, release_id: str) -> Iterator[str]:
         raise
 
 
+def remove_handed_over(prefix: str, suffix: str) -> None:
+    """Remove the files that releases are made from, those of earlier runs that never got to use theirs included."""
+    for name in os.listdir(prefix):
+        if name.endswith(suffix):
+            os.unlink(os.path.join(prefix, name))
+
+
 def superseded(prefix: str, keep: int, spare: str) -> List[str]:
     """Return the ids of releases to remove: all but the running, the spared and the newest ``keep``."""
     root = os.path.join(prefix, "releases")

@@ -45,3 +45,10 @@ def test_the_running_and_the_new_release_are_never_pruned(tmp_path: Path) -> Non
     (tmp_path / "current").symlink_to("releases/running")
     assert releases.prune(str(tmp_path), 1, "new") == ["third"]
     assert sorted(os.listdir(tmp_path / "releases")) == ["new", "running", "second"]
+
+
+def test_what_earlier_runs_handed_over_is_removed_too(tmp_path: Path) -> None:
+    for name in ("opal-1.tar", "opal-2.tar", "notes"):
+        (tmp_path / name).write_text("x")
+    releases.remove_handed_over(str(tmp_path), ".tar")
+    assert os.listdir(tmp_path) == ["notes"]
