@@ -43,11 +43,14 @@ def filling(prefix: str, release_id: str) -> Iterator[str]:
         raise
 
 
-def remove_handed_over(prefix: str, suffix: str) -> None:
-    """Remove the files that releases are made from, those of earlier runs that never got to use theirs included."""
-    for name in os.listdir(prefix):
-        if name.endswith(suffix):
-            os.unlink(os.path.join(prefix, name))
+def remove_handed_over(prefix: str) -> None:
+    """Remove the files that releases are made from, those of earlier runs that never got to use theirs included.
+
+    They are the only plain files right below a prefix.
+    """
+    for entry in list(os.scandir(prefix)):
+        if entry.is_file(follow_symlinks=False):
+            os.unlink(entry.path)
 
 
 def superseded(prefix: str, keep: int, spare: str) -> List[str]:

@@ -131,7 +131,7 @@ def main() -> None:
     check_archive(module, ask["archive"], ask["sha512"])
     with releases.filling(ask["prefix"], ask["release"]) as partial:
         module.run_command(filling_command(ask["archive"], partial, ask["program"]), check_rc=True)
-    releases.remove_handed_over(ask["prefix"], ".tar.gz")
+    releases.remove_handed_over(ask["prefix"])
     gone = releases.prune(ask["prefix"], ask["keep"], ask["release"])
     module.exit_json(changed=True, path=path, removed=gone)
 

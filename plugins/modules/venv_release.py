@@ -141,7 +141,7 @@ def main() -> None:
         module.run_command(["tar", "-xf", ask["bundle"], "-C", unpacked, "--no-same-owner"], check_rc=True)
         with releases.filling(ask["prefix"], ask["release"]) as partial:
             install(module, unpacked, partial)
-    releases.remove_handed_over(ask["prefix"], ".tar")
+    releases.remove_handed_over(ask["prefix"])
     gone = releases.prune(ask["prefix"], ask["keep"], ask["release"])
     module.exit_json(changed=True, path=path, removed=gone)
 

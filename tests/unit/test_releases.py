@@ -48,7 +48,9 @@ def test_the_running_and_the_new_release_are_never_pruned(tmp_path: Path) -> Non
 
 
 def test_what_earlier_runs_handed_over_is_removed_too(tmp_path: Path) -> None:
-    for name in ("opal-1.tar", "opal-2.tar", "notes"):
+    make(tmp_path, "1", 0)
+    (tmp_path / "current").symlink_to("releases/1")
+    for name in ("opal-1.tar", "opal-2.tar"):
         (tmp_path / name).write_text("x")
-    releases.remove_handed_over(str(tmp_path), ".tar")
-    assert os.listdir(tmp_path) == ["notes"]
+    releases.remove_handed_over(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["current", "releases"]
