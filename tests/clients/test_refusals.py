@@ -27,7 +27,7 @@ WRONG_PROGRAM = "0" * 128
         ({"opal_client_token": "THIS_IS_A_DEV_SECRET"}, "is OPAL's public default, which everybody knows"),
         (
             {"opal_client_token": WRONG_KIND, "opal_client_token_needed": True},
-            "is of the type 'datasource', not of the type 'client'",
+            "is of the type 'datasource', which cannot connect as a client",
         ),
         ({"opal_client_token_needed": True}, "the OPAL-servers ask for a token, and this host has none"),
         ({"opal_client_opa_sha512": {"aarch64": WRONG_PROGRAM}}, "for x86_64 has no checksum"),
