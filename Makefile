@@ -47,11 +47,16 @@ images: engine ## Build the systemd images of the test hosts
 	@tests/images/build.py debian12 debian13
 
 demo: venv engine images ## Make a fleet in containers, roll out to it and prove it; it stays up
-	@echo 'demo: making the hosts'
+	@echo 'demo: building OPA from its source (some minutes, once)'
+	@tests/opa/build.sh
+	@echo 'demo: making the hosts, one of them with a policy repository and data'
 	@ansible-playbook $(DEMO) molecule/shared/create.yml
+	@ansible-playbook $(DEMO) tests/git_server/site.yml
 	@echo 'demo: rolling out'
 	@ansible-playbook $(DEMO) playbooks/site.yml
-	@echo 'demo: proving that every update reaches every worker'
+	@echo 'demo: moving Bob through each OPAL-server, and asking each OPA where he is'
+	@ansible-playbook $(DEMO) tests/git_server/bob.yml
+	@echo 'demo: proving that every update reaches every worker, and every OPA'
 	@ansible-playbook $(DEMO) playbooks/verify.yml
 	@echo "demo: the hosts stay up. 'ssh -F .cache/ssh/config-demo opal1' is one of them; 'make demo-down' removes them"
 

@@ -25,10 +25,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv" / "bin"
 SITE = "playbooks/site.yml"
 FLOOR = Path(__file__).with_name("floor.sh")
+MEASURED = ("pulsar_standalone", "opal_server")
+"""The groups of the demo that are measured."""
+
 SUBNET = ("172.30.71.", "172.30.79.")
 """The demo's network, and the one that the measured fleet has in its place."""
 
@@ -39,15 +44,19 @@ def log(text: str) -> None:
 
 
 def make_inventory(folder: Path) -> Path:
-    """Write the demo's inventory under another name and network, and return its path."""
+    """Write the demo's broker and OPAL-servers under another name and network, and return the inventory's path."""
     text = (ROOT / "inventories" / "demo" / "hosts.yml").read_text(encoding="utf-8")
-    text = (
-        text.replace("{{ inventory_dir }}/../..", str(ROOT))
-        .replace(*SUBNET)
-        .replace("test_fleet: demo", "test_fleet: bench")
-    )
+    groups = yaml.safe_load(text.replace(*SUBNET))
+    servers = groups["opal_server"]["vars"]
+    groups["opal_server"]["vars"] = {"opal_server_workers": servers["opal_server_workers"]}
+    hosts = groups["test_hosts"]
+    hosts["children"] = {name: {} for name in MEASURED}
+    hosts["vars"].update(test_fleet="bench", test_ssh_dir=str(ROOT / ".cache" / "ssh"))
     path = folder / "hosts.yml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({name: groups[name] for name in (*MEASURED, "test_hosts")}),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -11,12 +11,22 @@ folder=${1:-$root/.cache/opa}
 arch=$(uname -m | sed -e s/x86_64/amd64/ -e s/aarch64/arm64/)
 binary=$folder/opa-$opa_version-linux-$arch
 
-if [ -x "$binary" ] && (cd "$folder" && sha512sum --check --status "$(basename "$binary").sha512"); then
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/policyfleet.opal
+
+whole() {
+  [ -x "$1" ] && (cd "$(dirname "$1")" && sha512sum --check --status "$(basename "$1").sha512")
+}
+
+mkdir -p "$folder"
+# Another checkout of this user may have built it already.
+if ! whole "$binary" && whole "$cache/$(basename "$binary")"; then
+  cp "$cache/$(basename "$binary")" "$cache/$(basename "$binary").sha512" "$folder"
+fi
+if whole "$binary"; then
   echo "$binary"
   exit 0
 fi
 
-mkdir -p "$folder"
 work=$(mktemp -d "$folder/.build-XXXXXX")
 # Go's module cache is read-only.
 trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
@@ -32,4 +42,8 @@ env -u GOFLAGS -u GOROOT GOTOOLCHAIN=local CGO_ENABLED=0 GOPATH="$work/path" GOB
 
 mv "$work/bin/opa" "$binary"
 (cd "$folder" && sha512sum "$(basename "$binary")" > "$(basename "$binary").sha512")
+mkdir -p "$cache"
+cp "$binary" "$cache/$(basename "$binary").part"
+mv "$cache/$(basename "$binary").part" "$cache/$(basename "$binary")"
+cp "$binary.sha512" "$cache"
 echo "$binary"
