@@ -124,6 +124,7 @@ import struct
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.policyfleet.opal.plugins.module_utils import processes
 
 TCP_LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
@@ -198,17 +199,6 @@ def missing_users(names: List[str]) -> List[str]:
     return missing
 
 
-def process_variable(pid: int, name: str) -> str:
-    """Return a variable of a running process's environment, empty where it has none."""
-    try:
-        with open("/proc/%d/environ" % pid, "rb") as handle:
-            variables = handle.read().split(b"\0")
-    except OSError:
-        return ""
-    prefix = name.encode() + b"="
-    return next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
-
-
 def unit_state(module: AnsibleModule, name: str, digest_variable: str) -> Dict[str, Any]:
     """Return the state of a service as systemd has it now."""
     properties = "LoadState,ActiveState,SubState,UnitFileState,MainPID,NeedDaemonReload"
@@ -224,7 +214,7 @@ def unit_state(module: AnsibleModule, name: str, digest_variable: str) -> Dict[s
         "enabled": values.get("UnitFileState") == "enabled",
         "main_pid": pid,
         "needs_reload": values.get("NeedDaemonReload") == "yes",
-        "applied": process_variable(pid, digest_variable) if pid else "",
+        "applied": processes.variable(pid, digest_variable) if pid else "",
     }
 
 

@@ -73,10 +73,11 @@ seconds:
 import json
 import time
 import urllib.error
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
+from ansible_collections.policyfleet.opal.plugins.module_utils import processes
 
 PAUSE = 0.25
 """Time between two looks, in seconds."""
@@ -141,35 +142,15 @@ def unit_properties(module: AnsibleModule) -> Dict[str, str]:
     return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
 
-def applied_digest(pid: str, variable: str) -> str:
-    """Return the digest that a running process was started with."""
-    try:
-        with open("/proc/%s/environ" % pid, "rb") as handle:
-            variables = handle.read().split(b"\0")
-    except OSError:
-        return ""
-    prefix = variable.encode() + b"="
-    return next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
-
-
-def children(pid: str) -> List[str]:
-    """Return the child processes of a process."""
-    try:
-        with open("/proc/%s/task/%s/children" % (pid, pid), encoding="ascii") as handle:
-            return handle.read().split()
-    except OSError:
-        return []
-
-
 def complaint(module: AnsibleModule, unit: Dict[str, str]) -> str:
     """Return what keeps the service from being healthy at this moment, empty where nothing does."""
     ask = module.params
     if unit.get("ActiveState") != "active":
         return "the unit is %s (%s)" % (unit.get("ActiveState"), unit.get("SubState"))
-    pid = unit.get("MainPID", "0")
-    if ask["applied"] and applied_digest(pid, ask["digest_variable"]) != ask["applied"]:
+    pid = int(unit.get("MainPID") or 0)
+    if ask["applied"] and processes.variable(pid, ask["digest_variable"]) != ask["applied"]:
         return "its process %s still runs with an older configuration" % pid
-    found = len(children(pid))
+    found = len(processes.children(pid))
     if found < ask["processes"]:
         return "it has %d of %d worker processes" % (found, ask["processes"])
     return answer(ask["url"], ask["expect"], ask["processes"])
