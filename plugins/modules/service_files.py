@@ -273,6 +273,8 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
+        # Ansible would write the parameters to the journal, and does not find a secret of several lines among them.
+        no_log=True,
     )
     try:
         changed, diffs = bring_all(module.params, module.check_mode)
