@@ -42,13 +42,19 @@ options:
     default: []
     suboptions:
       path: {description: Where the file is., type: path, required: true}
-      content: {description: What it holds. Its difference is shown by C(--diff)., type: str}
-      secret_content:
-        description: What it holds, kept out of output and difference. Exactly one of the two contents is given.
+      content:
+        description: What it holds. Its difference is shown by C(--diff). Left out for a file that is secret.
         type: str
       owner: {description: Name of its user., type: str, default: root}
       group: {description: Name of its group., type: str, default: root}
       mode: {description: 'Its mode as four octal digits, in quotes.', type: str, default: '0644'}
+  secret_contents:
+    description:
+      - What secret files hold, by path; each of these is one of O(files) without a content of its own.
+      - They are kept out of output, difference and the host's journal, where Ansible logs what modules are given. It would
+        not find a secret of several lines within another parameter.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -223,6 +229,14 @@ def bring_file(row: Row, check_mode: bool) -> Optional[Diff]:
     return file_diff(row, before, after, found, wanted)
 
 
+def assign_secrets(files: List[Row], secrets: Dict[str, str]) -> None:
+    """Give each file its secret content, if it has one; raises Unknown where a file has none of both contents, or both."""
+    for row in files:
+        row["secret_content"] = secrets.get(row["path"])
+        if (row["content"] is None) == (row["secret_content"] is None):
+            raise Unknown("%s: give it either a content or a secret one" % row["path"])
+
+
 def bring_all(params: Dict[str, List[Row]], check_mode: bool) -> Tuple[List[str], List[Diff]]:
     """Bring every row to its state, and return the changed paths with their differences."""
     changed, diffs = [], []
@@ -265,18 +279,15 @@ def main() -> None:
                     **path,
                     **access,
                     "content": {"type": "str"},
-                    "secret_content": {"type": "str", "no_log": True},
                     "mode": {"type": "str", "default": "0644"},
                 },
-                "mutually_exclusive": [("content", "secret_content")],
-                "required_one_of": [("content", "secret_content")],
             },
+            "secret_contents": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
-        # Ansible would write the parameters to the journal, and does not find a secret of several lines among them.
-        no_log=True,
     )
     try:
+        assign_secrets(module.params["files"], module.params["secret_contents"])
         changed, diffs = bring_all(module.params, module.check_mode)
     except (Unknown, OSError) as problem:
         module.fail_json(msg=str(problem))

@@ -56,11 +56,18 @@ def test_an_unknown_owner_is_named(tmp_path: Path) -> None:
 
 def test_a_secret_is_written_and_never_shown(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("hunter1")
-    wanted = params(files=[row(tmp_path / "a", secret_content="hunter2", mode="0600")])
+    wanted = params(files=[row(tmp_path / "a", mode="0600")])
+    service_files.assign_secrets(wanted["files"], {str(tmp_path / "a"): "hunter2"})
     _changed, diffs = service_files.bring_all(wanted, False)
     assert "hunter" not in str(diffs) and "is not shown" in str(diffs)
     assert (tmp_path / "a").read_text() == "hunter2"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("content", "secrets"), [(None, {}), ("x", {"/etc/a": "y"})])
+def test_a_file_has_exactly_one_content(content: str | None, secrets: dict[str, str]) -> None:
+    with pytest.raises(service_files.Unknown, match="/etc/a: give it either"):
+        service_files.assign_secrets([row(Path("/etc/a"), content=content)], secrets)
 
 
 def test_a_difference_of_mode_alone_is_a_change(tmp_path: Path) -> None:
