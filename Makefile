@@ -14,7 +14,7 @@ MYPY := mypy --config-file .config/mypy.ini
 export UV_SYSTEM_CERTS := true
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(BIN):$(PATH)
-export OPAL_BACKBONE_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.opal
+export PULSAR_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.opal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs test-unit test test-tools lock build

@@ -21,7 +21,7 @@ from pathlib import Path
 VERSION = "4.0.8"
 SHA512 = "65b769b10696cdfebf7fc5bcdc95dd663702e27051e616c1a13cb100e91279525be35352171befe7b0011176330aab29bd0a6c8a0f2f0646641af46d2e33cbd6"  # noqa: E501
 CHECKOUT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("OPAL_BACKBONE_TEST_CACHE") or CHECKOUT / ".cache" / "pulsar")
+CACHE = Path(os.environ.get("PULSAR_TEST_CACHE") or CHECKOUT / ".cache" / "pulsar")
 MEMORY = "-Xms128m -Xmx512m -XX:MaxDirectMemorySize=256m -XX:+UseSerialGC"
 
 
