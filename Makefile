@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export PULSAR_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.opal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs test-unit test test-tools lock build
+.PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs docs test-unit test test-tools bench-rollout bench-backbone lock build
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -96,6 +96,15 @@ test-tools:
 	@command -v java >/dev/null && command -v git >/dev/null || { \
 	    echo 'test-tools: installing Java and git'; \
 	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git </dev/null >/dev/null; }
+
+docs: venv ## Write docs/variables.md anew
+	@python docs/make_variables.py
+
+bench-rollout: venv engine images ## Measure a rollout beside a plain shell script
+	@python tests/bench/rollout.py --rounds 3
+
+bench-backbone: venv test-tools ## Measure the backbone beside upstream's backends
+	@$(MAKE) -C backbone bench
 
 lock: venv ## Compile the pinned requirements anew
 	cd $(CURDIR) && $(COMPILE) requirements-dev.in --output-file requirements-dev.txt
