@@ -20,7 +20,7 @@ export PULSAR_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.o
 .PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs docs test-unit test test-tools bench-rollout bench-backbone lock build
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 17
 
 venv: .venv/.made .ansible/collections/ansible_collections/policyfleet/opal ## Make the controller's virtual environment in .venv
 
