@@ -16,6 +16,11 @@ def addresses(group: str) -> list[str]:
     return [f"ssh://{host}?ssh_config={fleet.ssh_config}&sudo=true&controlpersist=60" for host in fleet.hosts(group)]
 
 
+def variable(host: Host, name: str, default: str) -> str:
+    """A variable of the host as the fleet's inventory has it."""
+    return str(chosen_fleet().variables[host.backend.host.name].get(name, default))
+
+
 def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
     """Properties of a unit as systemd shows them."""
     output = host.check_output("systemctl show --property %s %s", ",".join(names), unit)
