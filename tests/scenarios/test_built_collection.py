@@ -1,0 +1,50 @@
+"""A fleet that the checkout rolled out is, for the collection installed from its built file, as it should be."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from fleet import BIN, ROOT, Fleet, Run, environment
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the collection is installed, from its built file and as users do it."""
+    folder = tmp_path_factory.mktemp("collections")
+    galaxy = [str(BIN / "ansible-galaxy"), "collection"]
+    subprocess.run([*galaxy, "build", "--output-path", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    archive = next(folder.glob("*.tar.gz"))
+    subprocess.run(
+        [*galaxy, "install", str(archive), "--no-deps", "-p", str(folder)], cwd=folder, check=True, capture_output=True
+    )
+    return folder
+
+
+def play(fleet: Fleet, collections: Path, playbook: str) -> Run:
+    """Run a playbook of the installed collection by its name, away from the checkout."""
+    done = subprocess.run(
+        [str(BIN / "ansible-playbook"), "-i", str(fleet.inventory), f"policyfleet.opal.{playbook}"],
+        cwd=collections,
+        env={**environment(), "ANSIBLE_COLLECTIONS_PATH": str(collections)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout)
+
+
+def test_its_rollout_has_nothing_to_change(fleet: Fleet, collections: Path) -> None:
+    run = play(fleet, collections, "site")
+    assert run.returncode == 0, run.output
+    assert run.changed == 0, run.output
+
+
+def test_its_proof_passes(fleet: Fleet, collections: Path) -> None:
+    run = play(fleet, collections, "verify")
+    assert run.returncode == 0, run.output
+    assert "passed: every update reached every worker" in run.words
+    assert list((collections / "reports").glob("verify-*.html"))
