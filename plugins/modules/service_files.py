@@ -51,8 +51,8 @@ options:
   secret_contents:
     description:
       - What secret files hold, by path; each of these is one of O(files) without a content of its own.
-      - They are kept out of output, difference and the host's journal, where Ansible logs what modules are given. It would
-        not find a secret of several lines within another parameter.
+      - They are kept out of output, difference and the host's journal, where Ansible logs what modules are given. It
+        would not find a secret of several lines within another parameter.
     type: dict
     default: {}
 attributes:
@@ -230,7 +230,10 @@ def bring_file(row: Row, check_mode: bool) -> Optional[Diff]:
 
 
 def assign_secrets(files: List[Row], secrets: Dict[str, str]) -> None:
-    """Give each file its secret content, if it has one; raises Unknown where a file has none of both contents, or both."""
+    """Give each file its secret content, if it has one.
+
+    Raises Unknown where a file has none of both contents, or both.
+    """
     for row in files:
         row["secret_content"] = secrets.get(row["path"])
         if (row["content"] is None) == (row["secret_content"] is None):
