@@ -20,7 +20,11 @@ def test_a_filled_directory_becomes_the_release(tmp_path: Path) -> None:
     with releases.filling(str(tmp_path), "1") as partial:
         assert not releases.is_complete(str(tmp_path), "1")
         Path(partial, "file").write_text("x")
+        filled = os.stat(partial).st_ino
     assert releases.is_complete(str(tmp_path), "1")
+    # By one rename and no copy: a copy would be seen half-done.
+    assert os.stat(tmp_path / "releases" / "1").st_ino == filled
+    assert os.listdir(tmp_path / "releases") == ["1"]
     assert (tmp_path / "releases" / "1" / "file").read_text() == "x"
 
 
