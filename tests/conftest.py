@@ -1,1 +1,1 @@
-"""Puts what tests share, tests/fleet.py, on their path: pytest adds the folder of each conftest."""
+"""Puts what tests share, the modules beside this file, on their path: pytest adds the folder of each conftest."""

@@ -160,6 +160,15 @@ class Fleet:
             time.sleep(0.5)
         return False
 
+    def wait_acknowledged(self, timeout: float) -> bool:
+        """Wait until no agent keeps an event that the broker has not acknowledged; timeout in seconds."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not any(agent.ask(do="count")["state"]["waiting"] for agent in self.agents):
+                return True
+            time.sleep(0.5)
+        return False
+
     def tally(self, agents: list[AgentProcess] | None = None) -> list[Tally]:
         return [self._tally(agent.ask(do="report")) for agent in agents or self.agents]
 

@@ -8,9 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from built_collection import build, install
+from fleet import BIN
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = ROOT / ".venv" / "bin"
 MOST_BYTES = 2_000_000
 """More than this, and something got into the file that no user needs."""
 
@@ -31,26 +31,13 @@ def run(command: list[str], collections: Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the collection."""
-    folder = tmp_path_factory.mktemp("build")
-    subprocess.run(
-        [str(BIN / "ansible-galaxy"), "collection", "build", "--output-path", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    return next(folder.glob("policyfleet-opal-*.tar.gz"))
+    return build(tmp_path_factory.mktemp("build"))
 
 
 @pytest.fixture(scope="module")
 def installed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the built file, and return the collections path."""
-    folder = tmp_path_factory.mktemp("collections")
-    run(
-        [str(BIN / "ansible-galaxy"), "collection", "install", str(archive), "--no-deps", "-p", str(folder)],
-        folder,
-        folder,
-    )
-    return folder
+    return install(archive, tmp_path_factory.mktemp("collections"))
 
 
 def test_the_file_holds_what_users_need_and_no_more(archive: Path) -> None:

@@ -6,20 +6,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fleet import BIN, ROOT, Fleet, Run, environment
+from built_collection import build, install
+from fleet import BIN, Fleet, Run, environment
 
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the collection is installed, from its built file and as users do it."""
     folder = tmp_path_factory.mktemp("collections")
-    galaxy = [str(BIN / "ansible-galaxy"), "collection"]
-    subprocess.run([*galaxy, "build", "--output-path", str(folder)], cwd=ROOT, check=True, capture_output=True)
-    archive = next(folder.glob("*.tar.gz"))
-    subprocess.run(
-        [*galaxy, "install", str(archive), "--no-deps", "-p", str(folder)], cwd=folder, check=True, capture_output=True
-    )
-    return folder
+    return install(build(folder), folder)
 
 
 def play(fleet: Fleet, collections: Path, playbook: str) -> Run:
