@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Run everything that tests this checkout, one step after the other, and close with the totals of all of it.
 
-A step that fails does not keep the later ones from running. Tests are counted from the result files that pytest writes;
-a step that writes none (the linters, a molecule scenario beside the tests in it) counts as one.
+A step that fails does not keep the later ones from running, and what it said of its failure is shown again before the
+totals. Tests are counted from the result files that pytest writes; a step that writes none (the linters, a molecule
+scenario beside the tests in it) counts as one.
 
 Usage: run_all.py [STEP...]    only the named steps; without a name all of them
 """
@@ -10,10 +11,12 @@ Usage: run_all.py [STEP...]    only the named steps; without a name all of them
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 RESULTS = ROOT / ".cache" / "results"
+TELLING = re.compile(r"fatal: |\[ERROR\]|FAILED|ERROR |UNREACHABLE")
+"""Lines that tell of a failure, in the words of Ansible, molecule and pytest."""
+SHOWN_AGAIN = 40
+"""How many of a failed step's telling lines are shown once more at the end, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Outcome:
     failed: int
     skipped: int
     seconds: float
+    telling: tuple[str, ...]
+    """Lines of the output that tell of a failure."""
 
 
 def pytest_step(name: str, *folders: str) -> Step:
@@ -88,7 +97,7 @@ def run(step: Step) -> Outcome:
     for name in step.results:
         (RESULTS / f"{name}.xml").unlink(missing_ok=True)
     started = time.monotonic()
-    code = subprocess.run(step.command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+    code, telling = show(step.command)
     seconds = time.monotonic() - started
     counts = [counted(name) for name in step.results]
     passed, failed, skipped = (sum(count[i] for count in counts) for i in range(3))
@@ -101,7 +110,27 @@ def run(step: Step) -> Outcome:
     if code == 0 and step.results and not passed + failed:
         failed += 1
     print(f"===== {step.name}: {passed} passed, {failed} failed, {skipped} skipped in {seconds:.0f} s", flush=True)
-    return Outcome(step, passed, failed, skipped, seconds)
+    return Outcome(step, passed, failed, skipped, seconds, telling)
+
+
+def show(command: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Run a command with its output on the screen; return its exit code and its telling lines."""
+    telling: deque[str] = deque(maxlen=SHOWN_AGAIN)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if TELLING.search(line):
+                telling.append(line)
+    return process.returncode, tuple(telling)
 
 
 def main(names: Sequence[str]) -> int:
@@ -113,6 +142,10 @@ def main(names: Sequence[str]) -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PY_COLORS", "0")
     outcomes = [run(step) for step in steps if not names or step.name in names]
+    for outcome in outcomes:
+        if outcome.failed:
+            print(f"\n===== {outcome.step.name} failed, and said:")
+            print("".join(outcome.telling), end="")
     print("\n===== all steps")
     for outcome in outcomes:
         print(
