@@ -78,7 +78,7 @@ lint-python: venv
 # The last two folders have modules that import one another by bare names, as pytest runs them.
 lint-types: venv
 	$(MYPY) .ansible/collections/ansible_collections/policyfleet/opal/plugins
-	MYPYPATH=tests $(MYPY) docs tests/*.py tests/bench tests/images tests/package tests/scenarios tests/unit
+	MYPYPATH=tests $(MYPY) docs tests/*.py tests/bench tests/browser tests/images tests/package tests/scenarios tests/unit
 	MYPYPATH=tests:tests/hosts $(MYPY) tests/hosts
 	MYPYPATH=tests:tests/clients $(MYPY) tests/clients
 
@@ -91,11 +91,12 @@ test-unit: venv ## Run the unit tests, and those of the built collection
 test: venv test-tools engine images ## Run everything; ends with the totals. STEPS='unit backbone' runs only some
 	@python tests/run_all.py $(STEPS)
 
-# The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches.
+# The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches. The HTML report is
+# looked at in a browser.
 test-tools:
-	@command -v java >/dev/null && command -v git >/dev/null || { \
-	    echo 'test-tools: installing Java and git'; \
-	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git </dev/null >/dev/null; }
+	@command -v java >/dev/null && command -v git >/dev/null && command -v chromium >/dev/null || { \
+	    echo 'test-tools: installing Java, git and Chromium'; \
+	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git chromium </dev/null >/dev/null; }
 
 docs: venv ## Write docs/variables.md anew
 	@python docs/make_variables.py

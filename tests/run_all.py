@@ -72,6 +72,7 @@ def all_steps() -> list[Step]:
     return [
         Step("lint", ("make", "--keep-going", "lint")),
         pytest_step("unit", "tests/unit", "tests/package"),
+        pytest_step("browser", "tests/browser"),
         Step("backbone-lint", ("make", "-C", "backbone", "lint")),
         Step("backbone", backbone, ("backbone",)),
         *(molecule_step(scenario) for scenario in scenarios),
