@@ -17,6 +17,13 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(build(folder), folder)
 
 
+@pytest.fixture(scope="module")
+def rolled_out(fleet: Fleet) -> Fleet:
+    """The fleet as the checkout leaves it, whatever other scenarios have set."""
+    fleet.must_play("playbooks/site.yml")
+    return fleet
+
+
 def play(fleet: Fleet, collections: Path, playbook: str) -> Run:
     """Run a playbook of the installed collection by its name, away from the checkout."""
     done = subprocess.run(
@@ -32,14 +39,14 @@ def play(fleet: Fleet, collections: Path, playbook: str) -> Run:
     return Run(done.returncode, done.stdout)
 
 
-def test_its_rollout_has_nothing_to_change(fleet: Fleet, collections: Path) -> None:
-    run = play(fleet, collections, "site")
+def test_its_rollout_has_nothing_to_change(rolled_out: Fleet, collections: Path) -> None:
+    run = play(rolled_out, collections, "site")
     assert run.returncode == 0, run.output
     assert run.changed == 0, run.output
 
 
-def test_its_proof_passes(fleet: Fleet, collections: Path) -> None:
-    run = play(fleet, collections, "verify")
+def test_its_proof_passes(rolled_out: Fleet, collections: Path) -> None:
+    run = play(rolled_out, collections, "verify")
     assert run.returncode == 0, run.output
     assert "passed: every update reached every worker" in run.words
     assert list((collections / "reports").glob("verify-*.html"))
