@@ -22,11 +22,10 @@ def test_events_that_went_with_their_topic_are_a_gap(broker: Standalone, make_fl
     still.process.send_signal(signal.SIGSTOP)
     try:
         # more than the client library has room for
-        Fleet([other], dict(fleet.published)).publish(each=3000, rate=0)
-        other.ask(do="published")
-        deadline = time.monotonic() + 60
-        while other.ask(do="count")["state"]["waiting"] and time.monotonic() < deadline:
-            time.sleep(0.2)
+        alone = Fleet([other], dict(fleet.published))
+        alone.publish(each=3000, rate=0)
+        alone.wait_published()
+        assert alone.wait_acknowledged(60)
         broker.topic_admin("DELETE", f"persistent/public/default/{channel}?force=true")
         time.sleep(2)
     finally:
