@@ -21,7 +21,7 @@ def bars(results: list[Any]) -> str:
     ]
     for index, result in enumerate(shown):
         y = 40 + index * _ROW
-        label = escape(f"{result.backbone}, {result.workers} worker(s)")
+        label = escape(f"{result.backbone}, {result.receivers} receivers")
         for value, colour in ((result.p99, "#b9cde5"), (result.p50, "#1f4e79")):
             width = max(1.0, value / longest * _WIDTH)
             parts.append(f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="16" fill="{colour}"/>')

@@ -25,6 +25,10 @@ _HOLLOW = ("Error getting ", "Error Checking", "Failed to create")
 """Beginnings of what only says that something failed, which the caller knows, where the line before said why."""
 
 
+_FAREWELL = "] Failed to close "
+"""Part of what it says of a link that was given up because its broker does not answer: nobody needs to know."""
+
+
 class ClientLog:
     """Reads the library's errors on a thread of its own; `last_error` is the most recent one."""
 
@@ -49,7 +53,7 @@ class ClientLog:
         """Take one line of the library's."""
         match = _LINE.match(line)
         text = match["text"] if match else line.strip()
-        if not text:
+        if not text or _FAREWELL in text:
             return
         now = time.monotonic()
         if not text.startswith(_HOLLOW):

@@ -3,6 +3,9 @@
 The only module that knows pulsar-client. It uses the C extension's asynchronous calls, so that no thread of ours ever
 waits for a broker. Their callbacks run on the extension's threads, where an exception would end the process: each one
 does nothing but hand its arguments to the event loop.
+
+What is sent goes out at once while nothing is under way, and else together with what comes until the broker has
+acknowledged that: no event waits for a batch to fill, and the broker stores few entries where many events come.
 """
 
 from __future__ import annotations
@@ -16,16 +19,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import _pulsar
 import pulsar
+from loguru import logger
 
 from opal_backbone.clientlog import client_log
 from opal_backbone.settings import Settings
 
-_disposals: list[threading.Thread] = []
+_closing: set[Any] = set()
+"""Clients on their way out. One that is forgotten before would be shut down by the interpreter."""
 _generations = itertools.count(1)
 _RECEIVER_QUEUE = 1_000
 _READ_AT_ONCE = 200
@@ -50,12 +56,13 @@ class Position:
     def __init__(self, raw: Any) -> None:
         """Wrap the extension's message id."""
         self.raw = raw
-        self.key: tuple[int, int, int] = (raw.ledger_id(), raw.entry_id(), raw.batch_index())
+        # the index in a batch is -1 outside of one; an entry has one message then, which is its first
+        self.key: tuple[int, int, int] = (raw.ledger_id(), raw.entry_id(), max(0, raw.batch_index()))
 
     def __str__(self) -> str:
         """Show the place as Pulsar's tools do: ledger:entry, and the index in a batch where there is one."""
         ledger, entry, batch = self.key
-        return f"{ledger}:{entry}" if batch < 0 else f"{ledger}:{entry}:{batch}"
+        return f"{ledger}:{entry}:{batch}" if batch else f"{ledger}:{entry}"
 
 
 class Received:
@@ -75,6 +82,32 @@ def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *
     """Call `function` on the loop. Never raises: this runs on the extension's threads."""
     with contextlib.suppress(BaseException):
         loop.call_soon_threadsafe(function, *args)
+
+
+class _Arrivals:
+    """Hands calls from the extension's threads to the loop in their order, and wakes it once for many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def put(self, function: Callable[..., None], *args: Any) -> None:
+        """Have `function` called on the loop. Never raises."""
+        self._calls.append((function, args))
+        if not self._woken:
+            self._woken = True
+            _hand_over(self._loop, self._run)
+
+    def _run(self) -> None:
+        # first of all: what is put from here on wakes the loop again
+        self._woken = False
+        for _ in range(len(self._calls)):
+            function, args = self._calls.popleft()
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("Backbone: an answer of the Pulsar client could not be dealt with")
 
 
 async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeout: float | None) -> Any:
@@ -161,7 +194,11 @@ class Link:
         self._client = client
         self._loop = loop
         self._loop_thread = threading.get_ident()
+        self._arrivals = _Arrivals(loop)
         self._producer: Any = None
+        self._unsent: list[tuple[Any, Callable[[str, Any], None]]] = []
+        self._under_way = 0
+        self._refused = False
         self._reader: Any = None
         self._inbox: deque[tuple[Any, Any]] = deque()
         self._asked = False
@@ -175,16 +212,32 @@ class Link:
         return bool(self._producer.is_connected() and self._reader.is_connected())
 
     def send(self, payload: bytes, properties: dict[str, str], done: Callable[[str, Any], None]) -> None:
-        """Hand a message to the client library; it never waits.
+        """Hand a message to the client library, in order; it never waits.
 
         `done` is called on the loop with an empty text and the message's raw id, or with the reason for a failure.
         """
-        loop = self._loop
+        self._unsent.append((_message(payload, properties), done))
+        if not self._under_way and len(self._unsent) == 1:
+            # what is sent in the same turn of the loop goes along
+            self._loop.call_soon(self._hand_on)
 
-        def callback(result: Any, message_id: Any) -> None:
-            _hand_over(loop, done, "" if result == _pulsar.Result.Ok else result.name, message_id)
+    def _hand_on(self) -> None:
+        """Give the library everything that has come since it was last given something."""
+        if self._closed or self._refused:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._under_way = len(unsent)
+        for message, done in unsent:
+            self._producer.send_async(message, partial(self._arrivals.put, self._answered, done))
 
-        self._producer.send_async(_message(payload, properties), callback)
+    def _answered(self, done: Callable[[str, Any], None], result: Any, message_id: Any) -> None:
+        self._under_way -= 1
+        reason = "" if result == _pulsar.Result.Ok else result.name
+        # what will be sent again must not be overtaken by what was to follow it
+        self._refused = self._refused or bool(reason and not self.is_poison(reason))
+        done(reason, message_id)
+        if not self._under_way and self._unsent:
+            self._hand_on()
 
     @staticmethod
     def is_poison(reason: str) -> bool:
@@ -214,7 +267,7 @@ class Link:
             self._asked = False
             self._inbox.append((result, message))
         else:
-            _hand_over(self._loop, self._arrived, result, message)
+            self._arrivals.put(self._arrived, result, message)
 
     def _arrived(self, result: Any, message: Any) -> None:
         self._asked = False
@@ -289,39 +342,31 @@ class Link:
             raise
 
     async def close(self, timeout: float) -> None:
-        """End the link politely, waiting for the broker at most `timeout` seconds, and then in any case."""
-        self._closed = True
-        with contextlib.suppress(LinkError):
-            await _call("close the client", self._client._client.close_async, timeout)
+        """End the link, waiting for the broker at most `timeout` seconds."""
         self.abandon()
         await disposed(timeout)
 
     def abandon(self) -> None:
-        """End the link at once, without a word to the broker, which may be gone.
-
-        The library's own shutdown can take a moment to end its threads, so a thread of ours waits for it.
-        """
+        """End the link without waiting for the broker, which may be gone."""
         self._closed = True
         dispose(self._client)
 
 
 def dispose(client: Any) -> None:
-    """Shut a client down without waiting for it."""
+    """Have a client close itself, without waiting for it.
 
-    def shut_down() -> None:
-        with contextlib.suppress(Exception):
-            client.shutdown()
-
-    _disposals[:] = [thread for thread in _disposals if thread.is_alive()]
-    thread = threading.Thread(target=shut_down, name="opal-backbone-dispose", daemon=True)
-    _disposals.append(thread)
-    thread.start()
+    Never by `shutdown`: the extension holds the interpreter's lock in there while it waits for its threads, and each of
+    those may be waiting for the interpreter's lock to make one of our callbacks. Its `close_async` waits in a thread of
+    the extension's own, after the operation timeout at the latest.
+    """
+    _closing.add(client)
+    client._client.close_async(lambda _result: _closing.discard(client))
 
 
 async def disposed(timeout: float) -> None:
-    """Wait until clients have ended their threads: a process that exits before is aborted by the C++ runtime."""
+    """Wait until clients have ended their threads, at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while any(thread.is_alive() for thread in _disposals) and time.monotonic() < deadline:
+    while _closing and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
 
 
@@ -374,7 +419,9 @@ async def make_producer(link: Link, settings: Settings) -> None:
     conf.send_timeout_millis(0)
     conf.max_pending_messages(settings.in_flight + 100)
     conf.block_if_queue_full(False)
-    conf.batching_enabled(False)
+    conf.batching_enabled(True)
+    # a batch is what `Link` hands on at once, it never waits to become fuller
+    conf.batching_max_publish_delay_ms(0)
     raw = link._client._client
     link._producer = await _call(
         f"make a producer on {settings.topic}",

@@ -1,0 +1,159 @@
+"""What is measured: latency at a quiet pace, and the rate that is sustained when publishers do not wait."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from bench.opal import Subscriber, Workers, publish, subscribe
+
+CALLERS = 8
+WARM = 50
+
+
+@dataclass
+class Load:
+    """`events` published at `rate` a second, then `burst` as fast as `CALLERS` callers can."""
+
+    events: int
+    rate: float
+    burst: int
+
+
+@dataclass
+class Result:
+    """One row. Latencies are milliseconds, rates events per second, processor times milliseconds per event."""
+
+    backbone: str
+    receivers: int
+    delivered: int = 0
+    expected: int = 0
+    p50: float = float("nan")
+    p99: float = float("nan")
+    sustained: float = 0.0
+    sustained_delivered: int = 0
+    sustained_expected: int = 0
+    # of the worker that publishes and of each one that receives, while the burst lasted
+    publisher_ms: float = field(default=float("nan"))
+    receiver_ms: float = field(default=float("nan"))
+
+    def note_latencies(self, milliseconds: list[float]) -> None:
+        """Take the paced events' latencies."""
+        self.delivered = len(milliseconds)
+        if len(milliseconds) > 1:
+            cuts = statistics.quantiles(milliseconds, n=100)
+            self.p50, self.p99 = cuts[49], cuts[98]
+
+    def note_burst(self, delivered: int, seconds: float) -> None:
+        """Take how many deliveries the burst made, and from its first publish call to its last delivery."""
+        self.sustained_delivered = delivered
+        self.sustained = delivered / self.receivers / seconds if seconds > 0 else 0.0
+
+
+async def _settled(subscribers: list[Subscriber], prefix: str, count: int, timeout: float) -> int:
+    """Wait until all have all; return how many deliveries there were."""
+    deadline = time.monotonic() + timeout
+    last, last_change = -1, time.monotonic()
+    while True:
+        now = sum(sum(name.startswith(prefix) for name in each.arrivals) for each in subscribers)
+        if now != last:
+            last, last_change = now, time.monotonic()
+        # a backbone that loses events would keep us here until the end
+        if now == count * len(subscribers) or time.monotonic() > deadline or time.monotonic() - last_change > 8:
+            return now
+        await asyncio.sleep(0.1)
+
+
+async def through_opal(name: str, fleet: Workers, receivers: int, load: Load) -> Result:
+    """Publish through the first worker, and listen with one subscriber each to `receivers` others.
+
+    A fleet of one worker has all its subscribers on the worker that publishes: OPAL's own path in memory.
+    """
+    await fleet.wait(900)
+    publisher = fleet.ports[0]
+    ports = fleet.ports[1:] or [publisher] * receivers
+    result = Result(name, receivers, expected=load.events * receivers, sustained_expected=load.burst * receivers)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        subscribers = [await subscribe(session, port) for port in ports]
+        await asyncio.sleep(3)  # backends that connect on the first client
+        for number in range(WARM):
+            await publish(session, publisher, f"warm{number}")
+        await asyncio.sleep(2)
+        sent = {}
+        due = time.monotonic()
+        for number in range(load.events):
+            sent[f"paced{number}"] = await publish(session, publisher, f"paced{number}")
+            due += 1 / load.rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await _settled(subscribers, "paced", load.events, 60)
+        result.note_latencies(
+            [(s.arrivals[key] - when) * 1000 for s in subscribers for key, when in sent.items() if key in s.arrivals]
+        )
+        before = fleet.processor_seconds()
+        began = time.time()
+        numbers = iter(range(load.burst))
+
+        async def caller() -> None:
+            for number in numbers:
+                await publish(session, publisher, f"burst{number}")
+
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        delivered = await _settled(subscribers, "burst", load.burst, 180)
+        ends = [when for s in subscribers for key, when in s.arrivals.items() if key.startswith("burst")]
+        result.note_burst(delivered, max(ends, default=began) - began)
+        used = [after - first for after, first in zip(fleet.processor_seconds(), before, strict=True)]
+        result.publisher_ms = used[0] / load.burst * 1000
+        if used[1:]:
+            result.receiver_ms = statistics.mean(used[1:]) / load.burst * 1000
+        for subscriber in subscribers:
+            await subscriber.close()
+    return result
+
+
+def pulsar_alone(uri: str, receivers: int, load: Load) -> Result:
+    """Produce and read with pulsar-client alone: one producer, and as many readers as there are receivers."""
+    import pulsar
+
+    client = pulsar.Client(uri, io_threads=2, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+    result = Result("pulsar-client alone", receivers)
+    result.expected, result.sustained_expected = load.events * receivers, load.burst * receivers
+    arrivals: list[dict[bytes, float]] = [{} for _ in range(receivers)]
+    done = threading.Event()
+    total = WARM + load.events + load.burst
+
+    def listener(own: dict[bytes, float]) -> Any:
+        def note(_reader: Any, message: Any) -> None:
+            own[message.data()] = time.time()
+            if len(own) == total and all(len(each) == total for each in arrivals):
+                done.set()
+
+        return note
+
+    topic = f"floor-{receivers}"
+    readers = [client.create_reader(topic, pulsar.MessageId.latest, reader_listener=listener(own)) for own in arrivals]
+    producer = client.create_producer(topic, max_pending_messages=load.burst + 10)
+    for number in range(WARM):
+        producer.send(b"warm%d" % number)
+    sent = {}
+    for number in range(load.events):
+        key = b"paced%d" % number
+        sent[key] = time.time()
+        producer.send_async(key, lambda _result, _id: None)
+        time.sleep(1 / load.rate)
+    began = time.time()
+    for number in range(load.burst):
+        producer.send_async(b"burst%d" % number, lambda _result, _id: None)
+    done.wait(60)
+    ends = [when for own in arrivals for key, when in own.items() if key.startswith(b"burst")]
+    result.note_latencies([(own[key] - when) * 1000 for own in arrivals for key, when in sent.items() if key in own])
+    result.note_burst(len(ends), max(ends, default=began) - began)
+    for reader in readers:
+        reader.close()
+    client.close()
+    return result

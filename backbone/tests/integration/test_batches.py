@@ -1,0 +1,155 @@
+"""Events that are published close to each other share entries of the topic, and none is lost at an entry's seams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from opal_backbone import wire
+from opal_backbone.core import Core
+from opal_backbone.link import Link, Position, Received, make_client, make_reader, open_link
+from opal_backbone.metrics import Metrics
+from opal_backbone.settings import Settings, load
+from pulsar_broker import Standalone
+
+LARGEST = 5 * 1024 * 1024
+"""Bytes of a message that a broker takes, by default."""
+
+
+def _settings(broker: Standalone, channel: str) -> Settings:
+    return load({"OPAL_BROADCAST_URI": broker.url}, channel=channel)
+
+
+@contextlib.asynccontextmanager
+async def _core(settings: Settings) -> AsyncIterator[Core]:
+    core = Core(settings, Metrics())
+    core.start()
+    await core.ready(30)
+    try:
+        yield core
+    finally:
+        await core.stop()
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def _event(data: Any) -> bytes:
+    return wire.notification_payload("test", ["t"], data)
+
+
+async def _read(settings: Settings, start: Position | str, until: int) -> list[tuple[int, Received]]:
+    """Read events from `start` on, up to the one that carries `until`; with what each carries."""
+    link = Link(make_client(settings), asyncio.get_running_loop())
+    await make_reader(link, settings, start)  # type: ignore[arg-type]
+    found = []
+    while not found or found[-1][0] != until:
+        message = await link.read_one(10)
+        assert message is not None, f"nothing after {[number for number, _ in found]}"
+        data = json.loads(message.payload)["data"]
+        if isinstance(data, int):
+            found.append((data, message))
+    link.abandon()
+    return found
+
+
+async def test_many_events_take_few_entries_and_keep_their_order(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    async with _core(settings) as core:
+        for number in range(300):
+            core.publish(_event(number))
+            if number % 20 == 19:
+                await asyncio.sleep(0.001)
+        await _until(lambda: core.metrics.value("published") == 300)
+    found = await _read(settings, "earliest", 299)
+    assert [number for number, _ in found] == list(range(300))
+    entries = {message.position.key[:2] for _, message in found}
+    assert len(entries) < 150, "events were not put together"
+    keys = [message.position.key for _, message in found]
+    assert keys == sorted(set(keys)), "two events have one place, or one out of order"
+
+
+async def test_an_event_alone_waits_for_nothing(broker: Standalone, channel: str) -> None:
+    async with _core(_settings(broker, channel)) as core:
+        loop = asyncio.get_running_loop()
+        slow = []
+        for number in range(1, 31):
+            began = loop.time()
+            core.publish(_event(number))
+            await _until(lambda number=number: core.metrics.value("published") == number)  # type: ignore[misc]
+            slow.append(loop.time() - began)
+            await asyncio.sleep(0.02)
+        # _until itself looks every 20 ms
+        assert sorted(slow)[15] < 0.045
+
+
+async def test_reading_goes_on_in_the_middle_of_a_batch(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    async with _core(settings) as core:
+        for number in range(200):
+            core.publish(_event(number))
+        await _until(lambda: core.metrics.value("published") == 200)
+    found = await _read(settings, "earliest", 199)
+    inside = [
+        (number, message)
+        for (number, message), (_, after) in zip(found, found[1:], strict=False)
+        if message.position.key[2] > 0 and after.position.key[:2] == message.position.key[:2]
+    ]
+    assert inside, "no event was inside a batch"
+    for number, message in (inside[0], inside[len(inside) // 2], inside[-1]):
+        again = await _read(settings, message.position, 199)
+        # the last one taken comes first, so that it is known to be there still
+        assert [each for each, _ in again] == list(range(number, 200))
+        assert again[0][1].position.key == message.position.key
+        link = await open_link(settings, message.position, (b"", {}))
+        assert link.start.key == message.position.key
+        link.abandon()
+
+
+async def test_a_worker_that_reconnects_inside_a_batch_misses_and_repeats_nothing(
+    broker: Standalone, channel: str
+) -> None:
+    settings = _settings(broker, channel)
+    got: list[int] = []
+
+    async with _core(settings) as sender, _core(settings) as receiver:
+
+        def stream(text: str | None) -> None:
+            assert text is not None, "there was a gap"
+            got.append(json.loads(text)["data"])
+            if len(got) % 97 == 0:  # wherever that is: the rest of what has been read already is thrown away
+                assert receiver._link is not None
+                receiver._link.pause()
+                receiver._unread.clear()
+                receiver._break(receiver._link, "the test wants a new connection")
+
+        receiver.attach(stream)
+        sender.attach(lambda _text: None)
+        for number in range(400):
+            sender.publish(_event(number))
+        await _until(lambda: len(got) >= 400, 60)
+        await asyncio.sleep(0.3)
+        assert receiver.metrics.value("connects") == 5
+        assert receiver.metrics.value("gaps") == 0
+    assert got == list(range(400))
+
+
+async def test_an_event_that_no_broker_takes_spoils_none_beside_it(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    async with _core(settings) as core:
+        for number in range(5):
+            core.publish(_event(number))
+        core.publish(_event("x" * (LARGEST + 1)))
+        for number in range(5, 10):
+            core.publish(_event(number))
+        await _until(lambda: core.metrics.value("published") + core.metrics.value("given_up") == 11)
+        assert core.metrics.value("given_up") == 1
+        assert core.metrics.value("connects") == 1
+    found = await _read(settings, "earliest", 9)
+    assert [number for number, _ in found] == list(range(10))
