@@ -96,8 +96,8 @@ def main() -> int:
                 results.append(measure(name, count, load, Path(temporary) / f"{name}-{count}".replace(" ", "-")))
                 print(table(results[-1:]).splitlines()[-1], flush=True)
                 (arguments.output / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
-    load_average = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, load at the end {load_average}"
+    average = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, load at the end {average}"
     text = f"Machine: {machine}\n\n{table(results)}\n\n{ratios(results)}\n"
     (arguments.output / "results.md").write_text(text)
     (arguments.output / "latency.svg").write_text(chart.bars(results))

@@ -23,6 +23,8 @@ from opal_backbone.settings import load
 from opal_backbone.upstream import FanoutBroadcaster, HoldingPubSubEndpoint
 
 TOPIC = "fleet/test"
+TOGETHER = 5
+"""Events published in the same moment, so that entries of the topic hold one event and several."""
 
 
 class Agent:
@@ -74,7 +76,7 @@ class Agent:
         filler = "x" * size
         for index in range(count):
             if rate:
-                delay = began + index / rate - time.monotonic()
+                delay = began + (index - index % TOGETHER) / rate - time.monotonic()
                 if delay > 0:
                     await asyncio.sleep(delay)
             elif index % 50 == 0:

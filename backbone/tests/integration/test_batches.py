@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -48,7 +49,7 @@ async def _read(settings: Settings, start: Position | str, until: int) -> list[t
     """Read events from `start` on, up to the one that carries `until`; with what each carries."""
     link = Link(make_client(settings), asyncio.get_running_loop())
     await make_reader(link, settings, start)  # type: ignore[arg-type]
-    found = []
+    found: list[tuple[int, Received]] = []
     while not found or found[-1][0] != until:
         message = await link.read_one(10)
         assert message is not None, f"nothing after {[number for number, _ in found]}"
@@ -98,7 +99,7 @@ async def test_reading_goes_on_in_the_middle_of_a_batch(broker: Standalone, chan
     found = await _read(settings, "earliest", 199)
     inside = [
         (number, message)
-        for (number, message), (_, after) in zip(found, found[1:], strict=False)
+        for (number, message), (_, after) in itertools.pairwise(found)
         if message.position.key[2] > 0 and after.position.key[:2] == message.position.key[:2]
     ]
     assert inside, "no event was inside a batch"
