@@ -3,7 +3,7 @@
 `python -m bench` starts real brokers and real OPAL-server workers on loopback, publishes through the HTTP interface of
 one worker, and notes when a websocket subscriber of each other worker has each event. Beside them, in the same run,
 stand the floors: pulsar-client alone, and OPAL-server with the subscribers on the worker that publishes. Results go to
-standard output as a Markdown table, and to an SVG chart.
+standard output as a Markdown table, and to SVG charts.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def main() -> int:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, load at the end {average}"
     text = f"Machine: {machine}\n\n{table(results)}\n\n{ratios(results)}\n"
     (arguments.output / "results.md").write_text(text)
-    (arguments.output / "latency.svg").write_text(chart.bars(results))
+    (arguments.output / "latency.svg").write_text(chart.latencies(results))
+    (arguments.output / "rate.svg").write_text(chart.rates(results))
     print(text)
     return 0
 
