@@ -16,16 +16,18 @@ from pathlib import Path
 
 from opal_backbone import wire
 from opal_backbone.link import Link, LinkError, make_client, make_producer, make_reader
-from opal_backbone.settings import Settings
+from opal_backbone.settings import PREFIX, Settings
 
 _HINTS = {
     "AuthenticationError": "the broker does not accept the token or certificate",
-    "AuthorizationError": "the role may not do this; grant it produce and consume on the namespace",
     "ConnectError": "no broker could be reached",
     "LookupError": "the brokers could not say which of them serves the topic",
     "TopicNotFound": "the topic does not exist and may not be made automatically",
     "BrokerMetadataError": "the tenant or namespace does not exist",
 }
+
+_REFUSAL_WAIT = 1.0
+"""How long a broker may take to refuse a client certificate, in s: in TLS 1.3 it does so after the handshake."""
 
 
 class Doctor:
@@ -37,6 +39,7 @@ class Doctor:
         self._admin_url = admin_url.rstrip("/") if admin_url else None
         self._failed = False
         self._reached = False
+        self._greeted = True
 
     async def examine(self) -> int:
         """Print one line an examination; return 0 if all is well, and 1 if not."""
@@ -46,7 +49,15 @@ class Doctor:
         if settings.uses_tls:
             await self._step("TLS", self._tls)
         await self._step("token", self._token)
-        link = Link(make_client(settings), asyncio.get_running_loop())
+        if self._greeted:
+            await self._examine_topic()
+        else:
+            self._say("skip", "topic", "not examined, as no broker can be talked to over TLS")
+        await self._step("retention", self._retention)
+        return 1 if self._failed else 0
+
+    async def _examine_topic(self) -> None:
+        link = Link(make_client(self._settings), asyncio.get_running_loop())
         try:
             if await self._step("topic", lambda: self._topic(link)):
                 produces = await self._step("may publish", lambda: self._produce(link))
@@ -55,8 +66,6 @@ class Doctor:
                     await self._step("round trip", lambda: self._round_trip(link))
         finally:
             await link.close(timeout=2)
-        await self._step("retention", self._retention)
-        return 1 if self._failed else 0
 
     def _say(self, verdict: str, what: str, detail: str) -> None:
         print(f"{verdict:<5} {what}: {detail}", flush=True)
@@ -65,9 +74,12 @@ class Doctor:
         try:
             detail = await examine()
         except LinkError as error:
-            hint = _HINTS.get(error.reason)
-            if hint is None and self._reached and (self._settings.token_file or self._settings.tls_cert_file):
-                hint = "a broker that does not accept the token or certificate hangs up without a word"
+            hint = self._permission() if error.reason == "AuthorizationError" else _HINTS.get(error.reason)
+            if hint is None and self._reached:
+                if self._settings.token_file or self._settings.tls_cert_file:
+                    hint = "a broker that does not accept the token or certificate hangs up without a word"
+                elif error.reason == "Timeout":
+                    hint = "a broker that demands a token or certificate hangs up without a word, and none is set"
             self._say("FAIL", what, f"{error}" + (f" ({hint})" if hint else ""))
         except (OSError, ValueError) as error:
             self._say("FAIL", what, str(error))
@@ -76,6 +88,15 @@ class Doctor:
             return True
         self._failed = True
         return False
+
+    def _permission(self) -> str:
+        if self._settings.token_file:
+            role = "the token's role"
+        elif self._settings.tls_cert_file:
+            role = "the role, which is the client certificate's common name,"
+        else:
+            role = "who shows neither token nor client certificate"
+        return f"{role} may not do this; grant it produce and consume on the namespace"
 
     def _addresses(self) -> list[tuple[str, int]]:
         brokers = self._settings.service_url.partition("://")[2].split(",")
@@ -97,7 +118,8 @@ class Doctor:
             raise OSError("; ".join(failed) + (f" ({', '.join(reached)} can be reached)" if reached else ""))
         return f"{', '.join(reached)} can be reached"
 
-    async def _tls(self) -> str:
+    def _context(self) -> ssl.SSLContext:
+        """Make what the client library makes of the settings: whom to trust, and what to show."""
         settings = self._settings
         context = ssl.create_default_context(cafile=settings.tls_ca_file)
         if settings.tls_ca_file is None:
@@ -107,33 +129,84 @@ class Doctor:
         context.check_hostname = settings.tls_verify_hostname
         if settings.tls_cert_file:
             context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-        details = []
-        for host, port in self._addresses():
-            try:
-                async with asyncio.timeout(settings.connect_timeout):
-                    _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
-            except ssl.SSLError as error:
-                raise OSError(f"{host}:{port}: {getattr(error, 'verify_message', '') or error.reason}") from None
-            except (TimeoutError, OSError) as error:
-                raise OSError(
-                    f"{host}:{port}: {str(error) or type(error).__name__}, which is no answer of TLS"
-                ) from None
+        return context
+
+    async def _tls(self) -> str:
+        self._greeted = False
+        context, addresses = self._context(), self._addresses()
+        results = await asyncio.gather(*(self._greet(*each, context) for each in addresses), return_exceptions=True)
+        said, failed = [], False
+        for (host, port), result in zip(addresses, results, strict=True):
+            if isinstance(result, str):
+                self._greeted = True
+                said.append(f"{host}:{port} {result}")
+            elif isinstance(result, OSError):
+                failed = True
+                said.insert(0, f"{host}:{port}: {result}")
+            else:
+                raise result
+        if failed:
+            raise OSError("; ".join(said))
+        return "; ".join(said)
+
+    async def _greet(self, host: str, port: int, context: ssl.SSLContext) -> str:
+        """Shake hands with a broker, and wait whether it takes its own back.
+
+        Raises:
+            OSError: it is not who it says, or does not accept who we say we are.
+        """
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            if "ALERT" in reason:
+                raise self._refused(reason, sure="CERTIFICATE" in reason or "UNKNOWN_CA" in reason) from None
+            raise OSError(getattr(error, "verify_message", "") or reason) from None
+        except (TimeoutError, OSError) as error:
+            raise OSError(f"{str(error) or type(error).__name__}, which is no answer of TLS") from None
+        try:
             certificate = writer.get_extra_info("peercert") or {}
+            async with asyncio.timeout(_REFUSAL_WAIT):
+                # a broker that is content waits for us to speak
+                if not await reader.read(1):
+                    raise self._refused("it hung up", sure=False)
+        except TimeoutError:
+            pass
+        except ssl.SSLError as error:
+            raise self._refused(error.reason or str(error), sure=True) from None
+        except ConnectionResetError:
+            raise self._refused("it hung up", sure=False) from None
+        finally:
             writer.close()
-            until = ssl.cert_time_to_seconds(certificate["notAfter"]) if "notAfter" in certificate else 0
-            days = (until - time.time()) / 86400
-            if until and days < 0:
-                raise OSError(f"{host}:{port}: the certificate has expired")
-            details.append(f"{host}:{port} is who it says, for {days:.0f} more days")
-        return "; ".join(details)
+        until = ssl.cert_time_to_seconds(certificate["notAfter"]) if "notAfter" in certificate else 0
+        days = (until - time.time()) / 86400
+        if until and days < 0:
+            raise OSError("the certificate has expired")
+        return f"is who it says, for {days:.0f} more days"
+
+    def _refused(self, reason: str, *, sure: bool) -> OSError:
+        """Put into words that a broker has ended a connection because of the client certificate, or for want of one."""
+        reason = reason.lower().replace("_", " ")
+        if file := self._settings.tls_cert_file:
+            why = f"does not accept the client certificate {file}"
+        else:
+            why = f"demands a client certificate; set {PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE"
+        return OSError(f"the broker {'' if sure else 'ended the connection, perhaps because it '}{why} ({reason})")
 
     async def _token(self) -> str:
         if not self._settings.token_file:
-            return "not used"
+            return "not used" + (
+                ", the client certificate is what authenticates" if self._settings.tls_cert_file else ""
+            )
         token, mode = await asyncio.to_thread(_read_token, Path(self._settings.token_file))
         if not token:
             raise ValueError(f"{self._settings.token_file} holds nothing")
-        return f"read from {self._settings.token_file}" + (", which everybody can read" if mode & 0o007 else "")
+        return (
+            f"read from {self._settings.token_file}"
+            + (", which everybody can read" if mode & 0o007 else "")
+            + ("; its role counts, the client certificate opens the connection" if self._settings.tls_cert_file else "")
+        )
 
     async def _topic(self, link: Link) -> str:
         partitions = await link.partitions(self._settings)
@@ -189,10 +262,7 @@ class Doctor:
         request = urllib.request.Request(f"{self._admin_url}/admin/v2/{path}")
         if self._settings.token_file:
             request.add_header("Authorization", f"Bearer {Path(self._settings.token_file).read_text().strip()}")
-        context = None
-        if str(self._admin_url).startswith("https:"):
-            context = ssl.create_default_context(cafile=self._settings.tls_ca_file)
-            context.check_hostname = self._settings.tls_verify_hostname
+        context = self._context() if str(self._admin_url).startswith("https:") else None
         try:
             with urllib.request.urlopen(request, timeout=10, context=context) as answer:
                 text = answer.read().decode()

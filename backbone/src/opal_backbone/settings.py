@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ EXIT_BAD_SETTINGS = 78
 WhileAway = Literal["hold", "local-first"]
 
 _HOST = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)$")
+# what OpenSSL says of a key that is another certificate's; the last one of a key of another kind (RSA, EC)
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _TOPIC_PART = re.compile(r"^[A-Za-z0-9_=:.\-]+$")
 
 
@@ -257,14 +260,14 @@ def load(
 
     settings = None if problems else Settings(**values)  # type: ignore[arg-type]
     if settings is not None:
-        problems += _contradictions(settings)
+        problems += _contradictions(settings, given)
     if settings is None or problems:
         raise SettingsError("; ".join(problems))
     return settings
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    """Name settings that are each right but cannot stand together."""
+def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[str]:
+    """Name settings that are each right but cannot stand together; `given` are those that somebody has set."""
     problems = []
     if settings.deaf_after < 2 * settings.heartbeat_interval:
         problems.append(
@@ -275,6 +278,47 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(f"{PREFIX}RESTART_AFTER must be longer than {PREFIX}DEAF_AFTER, or 0 for never")
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         problems.append(f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE belong together")
-    if not settings.uses_tls and (settings.tls_ca_file or settings.tls_cert_file):
+    if settings.uses_tls:
+        problems += _bad_certificates(settings)
+    elif any(name.startswith(f"{PREFIX}TLS_") for name in given):
         problems.append(f"{PREFIX}TLS_* is given but the broadcast URI is pulsar://, which has no TLS")
+    return problems
+
+
+class _EncryptedKeyError(Exception):
+    """A key asks for a passphrase, which nobody is there to give."""
+
+
+def _no_passphrase() -> str:
+    raise _EncryptedKeyError
+
+
+def _bad_certificates(settings: Settings) -> list[str]:
+    """Name certificates and keys with which no connection could ever be made.
+
+    The client library does not say why it cannot use them: every call would only end with "Timeout".
+    """
+    problems = []
+    for name, file in (("TLS_CA_FILE", settings.tls_ca_file), ("TLS_CERT_FILE", settings.tls_cert_file)):
+        if file:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+            except OSError:
+                problems.append(f"{PREFIX}{name} ({file}) holds no certificate in PEM format")
+    certificate, key = settings.tls_cert_file, settings.tls_key_file
+    if not problems and certificate and key:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # how strong the key is, the broker judges
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        try:
+            context.load_cert_chain(certificate, key, password=_no_passphrase)
+        except _EncryptedKeyError:
+            problems.append(f"{PREFIX}TLS_KEY_FILE ({key}) is encrypted, and there is no setting for its passphrase")
+        except ssl.SSLError as error:
+            if error.reason in _OTHER_KEY:
+                problems.append(f"{PREFIX}TLS_KEY_FILE ({key}) is not the key of {PREFIX}TLS_CERT_FILE ({certificate})")
+            else:
+                problems.append(f"{PREFIX}TLS_KEY_FILE ({key}) holds no private key in PEM format")
+        except OSError as error:
+            problems.append(f"{PREFIX}TLS_KEY_FILE ({key}) cannot be read: {error.strerror}")
     return problems

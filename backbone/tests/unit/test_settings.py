@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from certificates import Authority
 from opal_backbone.settings import SettingsError, is_pulsar_uri, load, parse_topic, parse_uri
 
 URI = {"OPAL_BROADCAST_URI": "pulsar://broker"}
@@ -146,6 +151,60 @@ def test_tls_settings_without_tls_are_refused(tmp_path: Path) -> None:
         load({**URI, "OPAL_BACKBONE_TLS_CA_FILE": str(ca)})
     with pytest.raises(SettingsError, match="belong together"):
         load({"OPAL_BROADCAST_URI": "pulsar+ssl://a", "OPAL_BACKBONE_TLS_CERT_FILE": str(ca)})
+
+
+def test_hostname_checks_without_tls_are_refused() -> None:
+    with pytest.raises(SettingsError, match="has no TLS"):
+        load({**URI, "OPAL_BACKBONE_TLS_VERIFY_HOSTNAME": "true"})
+
+
+def test_certificates_and_keys_must_be_of_use(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    good, other, locked = authority.issue("good"), authority.issue("other"), authority.issue("locked", passphrase=b"x")
+    rubbish = tmp_path / "rubbish"
+    rubbish.write_text("-----BEGIN RUBBISH-----\n")
+    rsa_key = tmp_path / "rsa.key"
+    rsa_key.write_bytes(
+        rsa.generate_private_key(65537, 2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    tls = {"OPAL_BROADCAST_URI": "pulsar+ssl://a"}
+    assert load({**tls, **good.settings()}).tls_key_file == str(good.key)
+    for pair, words in (
+        (good._replace(key=other.key), rf"TLS_KEY_FILE \({other.key}\) is not the key of .*TLS_CERT_FILE"),
+        (good._replace(key=rsa_key), "is not the key of"),
+        (good._replace(key=rubbish), "TLS_KEY_FILE .* holds no private key"),
+        (good._replace(key=good.certificate), "TLS_KEY_FILE .* holds no private key"),
+        (good._replace(key=tmp_path), "TLS_KEY_FILE names a file that cannot be read"),
+        (good._replace(certificate=rubbish), "TLS_CERT_FILE .* holds no certificate"),
+        (locked, "TLS_KEY_FILE .* is encrypted"),
+    ):
+        with pytest.raises(SettingsError, match=words) as caught:
+            load({**tls, **pair.settings()})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"TLS_CA_FILE .* holds no certificate"):
+        load({**tls, "OPAL_BACKBONE_TLS_CA_FILE": str(rubbish)})
+
+
+def test_a_key_that_this_user_may_not_read_is_named() -> None:
+    # not below pytest's own directory, which only its user may enter
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        pair = Authority(directory, "authority").issue("good")
+        pair.key.chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(SettingsError) as caught:
+                load({"OPAL_BROADCAST_URI": "pulsar+ssl://a", **pair.settings()})
+        finally:
+            os.seteuid(user)
+    assert str(caught.value) == (
+        f"OPAL_BACKBONE_TLS_KEY_FILE names a file that cannot be read ({pair.key}: Permission denied)"
+    )
 
 
 def test_every_setting_is_in_the_readme() -> None:
