@@ -2,14 +2,16 @@
 
 `python -m bench` starts real brokers and real OPAL-server workers on loopback, publishes through the HTTP interface of
 one worker, and notes when a websocket subscriber of each other worker has each event. Beside them, in the same run,
-stand the floors: pulsar-client alone, and OPAL-server with the subscribers on the worker that publishes. Results go to
-standard output as a Markdown table, and to SVG charts.
+stand the floors: pulsar-client alone, and OPAL-server with the subscribers on the worker that publishes. All take
+turns, so that what disturbs the machine disturbs each. Results go to standard output as a Markdown table, and to charts
+in SVG.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -19,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import chart, services
-from bench.measure import Load, Result, pulsar_alone, through_opal
+from bench.measure import Load, Result, over_rounds, pulsar_alone, through_opal
 from bench.opal import workers
 
 FLOOR, MEMORY, OURS = "pulsar-client alone", "OPAL in memory", "this backend"
@@ -48,15 +50,17 @@ def measure(name: str, receivers: int, load: Load, directory: Path) -> Result:
 def table(results: list[Result]) -> str:
     """Draw the results as a Markdown table."""
     lines = [
-        "| backbone | receiving workers | delivered | p50 ms | p99 ms | sustained events/s | delivered at that rate"
+        "| backbone | receiving workers | delivered | p50 ms | p99 ms"
+        " | sustained events/s (lowest to highest) | delivered at that rate"
         " | processor ms per event: publisher | each receiver |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in results:
-        processor = [f"{value:.1f}" if value == value else "" for value in (r.publisher_ms, r.receiver_ms)]
+        processor = [f"{value:.2f}" if value == value else "" for value in (r.publisher_ms, r.receiver_ms)]
         lines.append(
             f"| {r.backbone} | {r.receivers} | {r.delivered} of {r.expected} | {r.p50:.1f} | {r.p99:.1f}"
-            f" | {r.sustained:.0f} | {r.sustained_delivered} of {r.sustained_expected} | {' | '.join(processor)} |"
+            f" | {r.sustained:.0f} ({r.lowest:.0f} to {r.highest:.0f})"
+            f" | {r.sustained_delivered} of {r.sustained_expected} | {' | '.join(processor)} |"
         )
     return "\n".join(lines)
 
@@ -85,6 +89,7 @@ def main() -> int:
     top.add_argument("--rate", type=float, default=20, help="events per second")
     top.add_argument("--burst", type=int, default=1000, help="events published as fast as possible")
     top.add_argument("--backbones", default=",".join([FLOOR, MEMORY, *BACKBONES]), help="which, comma-separated")
+    top.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turns; medians are shown")
     top.add_argument("--output", type=Path, default=Path("bench-results"), help="directory for results")
     arguments = top.parse_args()
     load = Load(arguments.events, arguments.rate, arguments.burst)
@@ -92,10 +97,14 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="opal-backbone-bench-") as temporary:
         for count in (int(text) for text in arguments.workers.split(",")):
-            for name in arguments.backbones.split(","):
-                results.append(measure(name, count, load, Path(temporary) / f"{name}-{count}".replace(" ", "-")))
-                print(table(results[-1:]).splitlines()[-1], flush=True)
-                (arguments.output / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
+            names = arguments.backbones.split(",")
+            taken: dict[str, list[Result]] = {name: [] for name in names}
+            for turn, name in itertools.product(range(arguments.rounds), names):
+                directory = Path(temporary) / f"{name}-{count}-{turn}".replace(" ", "-")
+                taken[name].append(measure(name, count, load, directory))
+                print(table(taken[name][-1:]).splitlines()[-1], flush=True)
+            results += [over_rounds(rounds) for rounds in taken.values()]
+            (arguments.output / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
     average = " ".join(f"{value:.1f}" for value in os.getloadavg())
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, load at the end {average}"
     text = f"Machine: {machine}\n\n{table(results)}\n\n{ratios(results)}\n"

@@ -43,6 +43,10 @@ class Result:
     publisher_ms: float = field(default=float("nan"))
     receiver_ms: float = field(default=float("nan"))
 
+    # lowest and highest of several rounds
+    lowest: float = 0.0
+    highest: float = 0.0
+
     def note_latencies(self, milliseconds: list[float]) -> None:
         """Take the paced events' latencies."""
         self.delivered = len(milliseconds)
@@ -54,6 +58,19 @@ class Result:
         """Take how many deliveries the burst made, and from its first publish call to its last delivery."""
         self.sustained_delivered = delivered
         self.sustained = delivered / self.receivers / seconds if seconds > 0 else 0.0
+        self.lowest = self.highest = self.sustained
+
+
+def over_rounds(rounds: list[Result]) -> Result:
+    """Put the rounds of one backbone together: sums of deliveries, medians of everything else."""
+    result = Result(rounds[0].backbone, rounds[0].receivers)
+    for name in ("delivered", "expected", "sustained_delivered", "sustained_expected"):
+        setattr(result, name, sum(getattr(each, name) for each in rounds))
+    for name in ("p50", "p99", "sustained", "publisher_ms", "receiver_ms"):
+        setattr(result, name, statistics.median(getattr(each, name) for each in rounds))
+    result.lowest = min(each.sustained for each in rounds)
+    result.highest = max(each.sustained for each in rounds)
+    return result
 
 
 async def _settled(subscribers: list[Subscriber], prefix: str, count: int, timeout: float) -> int:

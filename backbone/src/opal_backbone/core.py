@@ -32,6 +32,7 @@ Stream = Callable[[str | None], None]
 _TICK = 0.25
 _BACKOFF = (0.5, 1.0, 2.0, 3.0, 5.0)
 _RECENT = 100
+_SPOOL_INTERVAL = 5.0
 _TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
 
 
@@ -77,6 +78,7 @@ class Core:
         self._heard_at = now
         self._own_heard_at = now
         self._progress_at = now
+        self._spool_seen_at = now
         self._disconnected_since: float | None = None
         self._heartbeat_since: float | None = None
         self._heartbeat_sent = 0.0
@@ -126,9 +128,11 @@ class Core:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(t for t in (self._supervisor, self._ticker) if t is not None), return_exceptions=True)
-        left = len(self._outbox)
+        left = len(self._outbox) + (self._spool.waiting if self._spool is not None else 0)
         if left:
-            self._keep_or_give_up()
+            self._keep_or_give_up(left)
+        if self._spool is not None:
+            self._spool.close()
         link, self._link = self._link, None
         if link is not None:
             await link.close(timeout=1.0)
@@ -136,7 +140,7 @@ class Core:
             await disposed(1.0)
         return left
 
-    def _keep_or_give_up(self) -> None:
+    def _keep_or_give_up(self, left: int) -> None:
         entries = list(self._outbox)
         if self._spool is not None:
             try:
@@ -145,30 +149,39 @@ class Core:
                     for entry in entries
                 )
             except OSError as error:
-                logger.error(f"Backbone: could not keep {len(entries)} unpublished event(s) on disk: {error}")
+                logger.error(f"Backbone: could not keep {left} unpublished event(s) on disk: {error}")
+                # those of an earlier worker are where they were
+                entries = [entry for entry in entries if not entry.publisher]
             else:
-                logger.warning(f"Backbone: kept {len(entries)} unpublished event(s) on disk for the next start")
+                logger.warning(f"Backbone: kept {left} unpublished event(s) on disk for the next start")
                 return
-        self.metrics.count("given_up", len(entries))
-        logger.error(f"Backbone: stopped with {len(entries)} accepted event(s) that no broker has; they are lost")
+        if entries:
+            self.metrics.count("given_up", len(entries))
+            logger.error(f"Backbone: stopped with {len(entries)} accepted event(s) that no broker has; they are lost")
 
     def _take_up_spool(self) -> None:
-        """Publish again what the last life of a worker of this host could not."""
+        """Publish again what a worker of this host that is no more could not, as far as there is room."""
         if self._spool is None:
             return
-        for batch in self._spool.claim():
+        self._spool_seen_at = time.monotonic()
+        batch = self._spool.next_batch()
+        if batch is None:
+            batch = self._spool.claim()
+            if batch is None:
+                return
+            logger.warning(f"Backbone: publishing {len(batch.rest)} event(s) kept on disk by an earlier worker")
+        while batch.rest:
+            kept = batch.rest[0]
             try:
-                for kept in batch.events:
-                    # under its old name and number: some of these may have reached a broker after all
-                    entry = self._outbox.add(
-                        kept.payload, kept.accepted, time.monotonic(), publisher=kept.publisher, number=kept.number
-                    )
-                    self.metrics.count("accepted")
-                    batch.keys.add(entry.key)
+                # under its old name and number: some of these may have reached a broker after all
+                entry = self._outbox.add(
+                    kept.payload, kept.accepted, time.monotonic(), publisher=kept.publisher, number=kept.number
+                )
             except BufferFullError:
-                self._spool.release(batch)
-                break
-            logger.warning(f"Backbone: publishing {len(batch.events)} event(s) kept on disk by an earlier worker")
+                return
+            self.metrics.count("accepted")
+            batch.keys.add(entry.key)
+            batch.rest.popleft()
 
     async def _supervise(self) -> None:
         """Keep a link up for ever."""
@@ -200,7 +213,9 @@ class Core:
         now, error = time.monotonic(), str(failure)
         if failure.reason != self._last_reason or now - self._error_logged_at > 60:
             self._error_logged_at = now
-            logger.warning(f"Backbone: cannot connect ({error}); trying again, {len(self._outbox)} event(s) wait")
+            # the client library hides a broker that refuses its certificate behind this one
+            hint = "; 'opal-backbone doctor' tells whether it refuses" if failure.reason == "Timeout" else ""
+            logger.warning(f"Backbone: cannot connect ({error}{hint}); trying again, {len(self._outbox)} event(s) wait")
         self._last_error, self._last_reason = error, failure.reason
 
     def _take_up(self, link: Link) -> None:
@@ -300,14 +315,15 @@ class Core:
             # an earlier link's acknowledgement is as good: the broker has the event
             if self._outbox.acknowledge(key) is not None:
                 self.metrics.count("published")
-                if self._spool is not None:
-                    self._spool.acknowledge(key)
+                self._forget_kept(key)
         elif link is not self._link:
             return
         elif link.is_poison(reason):
             entry = self._outbox.acknowledge(key)
             if entry is not None:
-                self._echo.discard(entry.number)
+                if not entry.publisher:
+                    self._echo.discard(entry.number)
+                self._forget_kept(key)
                 self.metrics.count("given_up")
                 logger.error(f"Backbone: event {entry.number} was given up, the broker will never take it: {reason}")
         else:
@@ -316,6 +332,10 @@ class Core:
         if link is self._link:
             self._progress_at = time.monotonic()
             self._pump()
+
+    def _forget_kept(self, key: int) -> None:
+        if self._spool is not None:
+            self._spool.acknowledge(key)
 
     def _acknowledged_number(self) -> int:
         """Return the number up to which all of this publisher's own events have been acknowledged."""
@@ -433,6 +453,8 @@ class Core:
         """Hand a message on, unless it is known: by its number if it has one, and else by its place."""
         now, wall = time.monotonic(), time.time()
         try:
+            if message.unreadable:
+                raise wire.MalformedError("not UTF-8", message.unreadable)
             stamp = wire.read_stamp(message.properties)
             if stamp is None and again:
                 self.metrics.count("duplicates")
@@ -533,6 +555,7 @@ class Core:
                 self._judge(link, now)
             self._beat(link, now)
         self._look_for_the_missing(now)
+        self._look_into_spool(now)
         if self._overflowed and link is not None and not self._outbox and self._disconnected_since is None:
             self._overflowed = False
             self._gap("events were refused while the buffer was full")
@@ -543,6 +566,14 @@ class Core:
         self.metrics.gauge("waiting_bytes", self._outbox.bytes)
         self.metrics.gauge("heard_age_seconds", now - self._heard_at)
         self.metrics.gauge("oldest_waiting_seconds", now - oldest.since if oldest else 0.0)
+
+    def _look_into_spool(self, now: float) -> None:
+        """Take up more of what there was no room for, or what a worker has left that nobody replaced."""
+        if self._spool is None or self._link is None or len(self._outbox) >= self.settings.in_flight:
+            return
+        if self._spool.next_batch() is not None or now - self._spool_seen_at > _SPOOL_INTERVAL:
+            self._take_up_spool()
+            self._pump()
 
     def _look_for_the_missing(self, now: float) -> None:
         """Read the topic again from before the first event that is missing; what is not there then is a gap."""

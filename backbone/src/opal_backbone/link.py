@@ -68,13 +68,21 @@ class Position:
 class Received:
     """A message as it came off the topic."""
 
-    __slots__ = ("payload", "position", "properties", "publish_time")
+    __slots__ = ("payload", "position", "properties", "publish_time", "unreadable")
 
     def __init__(self, raw: Any) -> None:
-        """Copy what is needed out of the extension's message. `publish_time` is seconds of the broker's clock."""
+        """Copy what is needed out of the extension's message. `publish_time` is seconds of the broker's clock.
+
+        `unreadable` says what is wrong with properties that cannot be had; it is empty otherwise.
+        """
         self.position = Position(raw.message_id())
         self.payload: bytes = raw.data()
-        self.properties: dict[str, str] = dict(raw.properties())
+        self.properties: dict[str, str] = {}
+        self.unreadable = ""
+        try:
+            self.properties = dict(raw.properties())
+        except UnicodeDecodeError as error:  # Pulsar itself takes any bytes, and not every client checks
+            self.unreadable = f"a property cannot be read: {error}"
         self.publish_time: float = raw.publish_timestamp() / 1000
 
 
@@ -223,7 +231,7 @@ class Link:
 
     def _hand_on(self) -> None:
         """Give the library everything that has come since it was last given something."""
-        if self._closed or self._refused:
+        if self._closed or self._refused or self._under_way or not self._unsent:
             return
         unsent, self._unsent = self._unsent, []
         self._under_way = len(unsent)
@@ -236,8 +244,7 @@ class Link:
         # what will be sent again must not be overtaken by what was to follow it
         self._refused = self._refused or bool(reason and not self.is_poison(reason))
         done(reason, message_id)
-        if not self._under_way and self._unsent:
-            self._hand_on()
+        self._hand_on()
 
     @staticmethod
     def is_poison(reason: str) -> bool:

@@ -57,10 +57,9 @@ class Outbox:
         Raises:
             BufferFullError: one of the bounds is reached. The event got no number.
         """
-        if len(self._entries) >= self._max_events:
-            raise BufferFullError(f"{len(self._entries)} events wait for a broker, the bound is {self._max_events}")
-        if self.bytes + len(payload) > self._max_bytes:
-            raise BufferFullError(f"{self.bytes} bytes wait for a broker, the bound is {self._max_bytes}")
+        # what an earlier process accepted, under other bounds perhaps, is not refused for ever
+        if self._entries or not publisher:
+            self._check_bounds(len(payload))
         if not publisher:
             self.last_number += 1
             number = self.last_number
@@ -70,6 +69,12 @@ class Outbox:
         self._unsent[entry.key] = entry
         self.bytes += len(payload)
         return entry
+
+    def _check_bounds(self, more: int) -> None:
+        if len(self._entries) >= self._max_events:
+            raise BufferFullError(f"{len(self._entries)} events wait for a broker, the bound is {self._max_events}")
+        if self.bytes + more > self._max_bytes:
+            raise BufferFullError(f"{self.bytes} bytes wait for a broker, the bound is {self._max_bytes}")
 
     def next_unsent(self) -> Entry | None:
         """Hand out the first entry that the current connection has not been given, and note that it has now."""

@@ -19,6 +19,7 @@ from opal_server.server import OpalServer
 from opal_backbone import __version__, watchdog
 from opal_backbone.core import Core
 from opal_backbone.metrics import Metrics
+from opal_backbone.policywatch import PolicyWatch
 from opal_backbone.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, is_pulsar_uri, load
 from opal_backbone.state import StateFiles
 from opal_backbone.upstream import in_place_of_upstream, replayable, verify_built
@@ -43,6 +44,7 @@ class BackboneServer:
         # listens and shares for as long as the worker lives, not only while a client is connected
         self._context = self.opal.pubsub.broadcaster.get_context(listen=True, share=True)
         self._writer: asyncio.Task[None] | None = None
+        self._policy = PolicyWatch(self.opal, settings.restart_after, self._restart_service)
         self._add_routes()
         self.app.router.on_startup.append(self._start)
         self.app.router.on_shutdown.append(self._stop)
@@ -65,13 +67,21 @@ class BackboneServer:
         logger.info(f"Backbone: stopped with {left} event(s) unpublished")
 
     def _state(self) -> dict[str, Any]:
-        return {**self.core.state(), "replay_buffer": replayable(self.opal.pubsub.broadcaster)}
+        state = self.core.state()
+        reason = state["reason"] or self._policy.reason
+        return {
+            **state,
+            "healthy": not reason,
+            "reason": reason,
+            "replay_buffer": replayable(self.opal.pubsub.broadcaster),
+        }
 
     async def _write_state(self) -> None:
         """Tell siblings how this worker is, and systemd that the host's workers are alive."""
         rounds = itertools.count()
         while True:
             try:
+                self._policy.look()
                 own = self._state()
                 self._states.write(own)
                 # reading every sibling's state costs more than writing one's own

@@ -1,15 +1,21 @@
-"""Accepted events that a stopping worker could not publish, kept on disk for the next start on this host."""
+"""Accepted events that a stopping worker could not publish, kept on disk for the workers that come after it."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
+
+_UNFINISHED_FOR = 600.0
+"""Seconds after which a file that is not finished was left by a worker that died while it wrote."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,22 @@ class Kept:
 
 @dataclass
 class Batch:
-    """The events that one worker left behind, and the keys of those that still wait for a broker."""
+    """The events that one worker left behind.
+
+    `rest` are those that nobody has taken up, `keys` name those that were and still wait for a broker.
+    """
 
     path: Path
-    events: list[Kept]
+    rest: deque[Kept]
+    # locked as long as it is open, and no longer than this process lives
+    _file: TextIOWrapper
     keys: set[int] = field(default_factory=set)
+
+    def close(self, *, remove: bool) -> None:
+        """Leave the batch to others, or remove it."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
 
 
 class Spool:
@@ -37,53 +54,90 @@ class Spool:
     def __init__(self, directory: str) -> None:
         """Use `directory`, which is made when first needed."""
         self._directory = Path(directory)
-        self._claimed: list[Batch] = []
+        self.claimed: list[Batch] = []
 
     def save(self, events: Iterable[Kept]) -> Path:
-        """Write a batch, whole or not at all.
+        """Write a batch, whole or not at all: these events, and what nobody has taken up of the claimed batches.
+
+        It takes the claimed batches' place; what was taken up of them and has reached no broker must be among `events`.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written; the claimed batches are as they were.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"{time.time_ns()}-{os.getpid()}"
         unfinished = self._directory / f".{name}.part"
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            for kept in events:
-                payload = base64.b64encode(kept.payload).decode()
-                file.write(json.dumps([payload, kept.accepted, kept.publisher, kept.number]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return unfinished.rename(self._directory / f"{name}.batch")
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                for kept in [*events, *(kept for batch in self.claimed for kept in batch.rest)]:
+                    payload = base64.b64encode(kept.payload).decode()
+                    file.write(json.dumps([payload, kept.accepted, kept.publisher, kept.number]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            finished = unfinished.rename(self._directory / f"{name}.batch")
+        except BaseException:
+            # on a full disk it must not keep the next one from being written
+            unfinished.unlink(missing_ok=True)
+            raise
+        _sync_directory(self._directory)
+        while self.claimed:
+            self.claimed.pop().close(remove=True)
+        return finished
 
-    def claim(self) -> list[Batch]:
-        """Take every batch that no living worker has, oldest first. Unreadable ones are left where they are."""
-        batches = []
-        for path in sorted(self._directory.glob("*.batch")) + sorted(self._directory.glob("*.claimed-*")):
-            owner = path.suffix.removeprefix(".claimed-")
-            if owner.isdigit() and (int(owner) == os.getpid() or Path(f"/proc/{owner}").exists()):
-                continue
-            mine = path.with_suffix(f".claimed-{os.getpid()}")
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                path.rename(mine)
-                batches.append(Batch(mine, [_parse(line) for line in mine.read_text().splitlines()]))
-        self._claimed += batches
-        return batches
+    def claim(self) -> Batch | None:
+        """Take the oldest batch that no living worker has; None if there is none.
 
-    def release(self, batch: Batch) -> None:
-        """Leave a batch for another worker."""
-        self._claimed.remove(batch)
-        with contextlib.suppress(OSError):
-            batch.path.rename(batch.path.with_suffix(".batch"))
+        One at a time, so that a host's workers share them. Unreadable ones are left where they are.
+        """
+        for unfinished in self._directory.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - unfinished.stat().st_mtime > _UNFINISHED_FOR:
+                    unfinished.unlink()
+        for path in sorted(self._directory.glob("*.batch")):
+            with contextlib.ExitStack() as undo, contextlib.suppress(OSError, ValueError, TypeError):
+                file = undo.enter_context(path.open())
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(file.fileno()).st_nlink:
+                    continue  # its owner was done with it, and removed it before we had the lock
+                batch = Batch(path, deque(_parse(line) for line in file), file)
+                undo.pop_all()
+                self.claimed.append(batch)
+                return batch
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """How many events of the claimed batches nobody has taken up."""
+        return sum(len(batch.rest) for batch in self.claimed)
+
+    def next_batch(self) -> Batch | None:
+        """Return the claimed batch of which something has not been taken up, if there is one."""
+        return next((batch for batch in self.claimed if batch.rest), None)
 
     def acknowledge(self, key: int) -> None:
-        """Note that a broker has an event; a batch of which it has everything is removed."""
-        for batch in list(self._claimed):
-            batch.keys.discard(key)
-            if not batch.keys:
-                self._claimed.remove(batch)
-                batch.path.unlink(missing_ok=True)
+        """Note that an event needs no broker any more; a batch of which nothing is left is removed."""
+        for batch in self.claimed:
+            if key in batch.keys:
+                batch.keys.remove(key)
+                if not batch.keys and not batch.rest:
+                    self.claimed.remove(batch)
+                    batch.close(remove=True)
+                return
+
+    def close(self) -> None:
+        """Leave what is claimed to other workers."""
+        while self.claimed:
+            self.claimed.pop().close(remove=False)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new name in a directory outlive a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _parse(line: str) -> Kept:

@@ -18,7 +18,10 @@ from broadcaster._base import Subscriber
 from fastapi_websocket_pubsub import EventBroadcaster, PubSubEndpoint
 from fastapi_websocket_pubsub.event_broadcaster import BroadcastNotification
 from loguru import logger
+from opal_common.sources.base_policy_source import BasePolicySource
+from opal_server.policy.watcher.task import BasePolicyWatcherTask, PolicyWatcherTask
 from opal_server.pubsub_resilience import FreezablePubSubEndpoint, ReconnectingBroadcaster
+from opal_server.server import OpalServer
 
 from opal_backbone.core import Core
 from opal_backbone.outbox import BufferFullError
@@ -48,6 +51,14 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (FreezablePubSubEndpoint, ("publish", "notify", "_is_exempt")),
     (PubSubEndpoint, ("publish",)),
     (opal_pubsub, ("ReconnectingBroadcaster", "FreezablePubSubEndpoint", "PubSub")),
+    (BasePolicySource, ("run",)),
+)
+# class -> attributes that its instances must have
+_ATTRIBUTES: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (OpalServer, ("watcher",)),
+    (BasePolicyWatcherTask, ("_tasks",)),
+    (PolicyWatcherTask, ("_watcher",)),
+    (BasePolicySource, ("_polling_task",)),
 )
 # function or class -> parameters that must be there
 _PARAMETERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -70,6 +81,12 @@ def check() -> None:
         for owner, names in _NEEDED
         for name in names
         if not hasattr(owner, name)
+    ]
+    missing += [
+        f"{owner.__name__}().{name}"
+        for owner, names in _ATTRIBUTES
+        for name in names
+        if f"self.{name}" not in inspect.getsource(owner.__init__)
     ]
     for function, parameters in _PARAMETERS:
         known = inspect.signature(function).parameters
@@ -226,7 +243,7 @@ def in_place_of_upstream(core: Core) -> Iterator[None]:
         opal_pubsub.ReconnectingBroadcaster, opal_pubsub.FreezablePubSubEndpoint = originals
 
 
-def verify_built(server: Any) -> None:
+def verify_built(server: OpalServer) -> None:
     """Check that a server was built with our parts.
 
     Raises:
@@ -237,6 +254,26 @@ def verify_built(server: Any) -> None:
         raise UpstreamChangedError("OPAL-server was not built with the backbone's broadcaster and endpoint")
     if not issubclass(pubsub.broadcaster._broadcast_type, FanoutBroadcast):
         raise UpstreamChangedError("OPAL-server does not open the backbone's channel")
+
+
+def policy_watch(server: OpalServer) -> dict[str, asyncio.Task[Any]]:
+    """Return the tasks in which this worker watches the policy repository, by name; none where that is not its part.
+
+    OPAL starts them and never looks at them again: an exception ends one without a word, and the server goes on with
+    the policy that it had.
+    """
+    watcher = server.watcher
+    named = {"background": getattr(server, "_task", None)}
+    if isinstance(watcher, PolicyWatcherTask):
+        named |= dict(zip(("webhook", "repository"), watcher._tasks, strict=False))
+        named["polling"] = watcher._watcher._polling_task
+    return {name: task for name, task in named.items() if task is not None}
+
+
+def watch_repository_again(server: OpalServer) -> None:
+    """Start again what `policy_watch` calls "repository", as OPAL starts it."""
+    watcher = server.watcher
+    watcher._tasks[1] = asyncio.create_task(watcher._watcher.run(), name="opal-backbone policy watch")
 
 
 def replayable(broadcaster: Any) -> int:
@@ -251,6 +288,8 @@ __all__ = [
     "UpstreamChangedError",
     "check",
     "in_place_of_upstream",
+    "policy_watch",
     "replayable",
     "verify_built",
+    "watch_repository_again",
 ]

@@ -141,6 +141,18 @@ async def test_a_worker_that_reconnects_inside_a_batch_misses_and_repeats_nothin
     assert got == list(range(400))
 
 
+async def test_one_event_at_a_time_is_enough(broker: Standalone, channel: str) -> None:
+    settings = load({"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_IN_FLIGHT": "1"}, channel=channel)
+    async with _core(settings) as core:
+        for number in range(50):
+            core.publish(_event(number))
+        # well before the watchdog would make a new connection
+        await _until(lambda: core.metrics.value("published") == 50, 5)
+        assert core.metrics.value("connects") == 1
+    found = await _read(settings, "earliest", 49)
+    assert [number for number, _ in found] == list(range(50))
+
+
 async def test_an_event_that_no_broker_takes_spoils_none_beside_it(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
     async with _core(settings) as core:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import FleetMaker
 from fleet import QUICK, AgentProcess, Fleet
+from opal_backbone import wire
+from opal_backbone.core import Core
+from opal_backbone.metrics import Metrics
+from opal_backbone.outbox import BufferFullError
+from opal_backbone.settings import load
+from opal_backbone.spool import Kept, Spool
 from pulsar_broker import Standalone, running
 
 
@@ -78,6 +88,7 @@ def test_a_worker_that_stood_still_misses_nothing(broker: Standalone, make_fleet
 def test_malformed_messages_are_skipped_and_foreign_ones_taken(
     broker: Standalone, make_fleet: FleetMaker, channel: str
 ) -> None:
+    import _pulsar
     import pulsar
 
     fleet = make_fleet(broker.url, 1, QUICK)
@@ -87,6 +98,11 @@ def test_malformed_messages_are_skipped_and_foreign_ones_taken(
     for garbage in (b"", b"\xff\xfe", b"{", b"[1]", b'{"notifier_id": "x"}', b'{"notifier_id": "x"}', b"\x00" * 1000):
         producer.send(garbage)
     producer.send(b"{}", properties={"opal-backbone-publisher": "liar"})
+    # pulsar-client's own producer takes text only, other clients send what they are given
+    builder = _pulsar.MessageBuilder()
+    builder.content(b"{}")
+    builder.property("name", b"\xff")
+    producer._producer.send(builder.build())
     # a foreign publisher that batches, as pulsar-client's asyncio producer does by default
     batching = client.create_producer(channel, batching_enabled=True, batching_max_publish_delay_ms=50)
     for number in range(20):
@@ -95,7 +111,7 @@ def test_malformed_messages_are_skipped_and_foreign_ones_taken(
     batching.flush()
     assert fleet.wait_received(20, 20)
     state = agent.ask(do="count")["state"]
-    assert state["counters"]["malformed"] == 8
+    assert state["counters"]["malformed"] == 9
     assert state["counters"]["delivered"] == 20
     text = agent.log.read_text()
     assert text.count("skipped (no topics") == 1
@@ -139,6 +155,85 @@ def test_what_a_stop_could_not_publish_is_published_by_the_next_start(
         assert list((tmp_path / "spool").iterdir()) == []
     finally:
         fleet.close()
+
+
+async def _wait(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def _files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+async def test_stops_during_an_outage_keep_each_event_once(broker: Standalone, channel: str, tmp_path: Path) -> None:
+    """Also where a later life of the worker may hold fewer events than an earlier one left behind."""
+    spool = tmp_path / "spool"
+
+    def life(events: int) -> Core:
+        environ = {
+            "OPAL_BROADCAST_URI": broker.url,
+            "OPAL_BACKBONE_SPOOL_DIR": str(spool),
+            "OPAL_BACKBONE_STOP_TIMEOUT": "1",
+            "OPAL_BACKBONE_BUFFER_EVENTS": str(events),
+        }
+        return Core(load(environ, channel=channel), Metrics())
+
+    def kept() -> int:
+        return sum(len(path.read_text().splitlines()) for path in spool.iterdir())
+
+    first = life(1000)
+    first.start()
+    await first.ready(30)
+    broker.freeze()
+    try:
+        for number in range(300):
+            first.publish(wire.notification_payload("test", ["t"], number))
+        assert await first.stop() == 300
+        for _ in range(3):
+            again = life(100)
+            again.start()
+            await asyncio.sleep(0.5)
+            assert again.state()["waiting"] == 100
+            await again.stop()
+            assert kept() == 300
+            assert len(list(spool.iterdir())) == 1
+    finally:
+        broker.thaw()
+    got: list[int] = []
+    receiver, last = Core(load({"OPAL_BROADCAST_URI": broker.url}, channel=channel), Metrics()), life(100)
+    receiver.attach(lambda text: got.append(json.loads(text or "null")["data"]))
+    receiver.start()
+    await receiver.ready(30)
+    last.start()
+    # its own events take turns with them, and never leave it idle
+    async with asyncio.timeout(60):
+        while _files(spool):
+            with contextlib.suppress(BufferFullError):
+                last.publish(wire.notification_payload("test", ["t"], -1))
+            await asyncio.sleep(0.0005)
+    await _wait(lambda: len([number for number in got if number >= 0]) >= 300, 40)
+    await receiver.stop()
+    await last.stop()
+    assert [number for number in got if number >= 0] == list(range(300))
+
+
+async def test_a_kept_event_that_no_broker_takes_hides_none_of_the_same_number(
+    broker: Standalone, channel: str, tmp_path: Path
+) -> None:
+    too_large = wire.notification_payload("test", ["t"], "x" * (5 * 1024 * 1024))
+    Spool(str(tmp_path)).save([Kept(too_large, time.time(), "one that is no more", 1)])
+    environ = {"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_SPOOL_DIR": str(tmp_path)}
+    core = Core(load(environ, channel=channel), Metrics())
+    got: list[str | None] = []
+    core.attach(got.append)
+    core.start()
+    core.publish(wire.notification_payload("test", ["t"], "held back"), echo=True)
+    await _wait(lambda: bool(got))
+    assert core.metrics.value("given_up") == 1
+    assert not _files(tmp_path)
+    await core.stop()
 
 
 def test_a_position_that_retention_has_taken_is_a_gap(channel: str, tmp_path: Path) -> None:

@@ -132,6 +132,78 @@ async def test_a_deaf_host_ends_its_service_so_that_it_is_started_anew(
         broker.thaw()
 
 
+def git(where: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=Policy", "-c", "user.email=policy@example.org")
+    subprocess.run(["git", *identity, *arguments], cwd=where, check=True, capture_output=True)
+
+
+@pytest.fixture
+def policy_settings(tmp_path: Path) -> dict[str, str]:
+    """What OPAL needs to watch a repository, which is made here, in a clone that it finds again."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "app.rego").write_text("package app\n", encoding="utf-8")
+    git(repository, "init", "--quiet", "--initial-branch", "main")
+    git(repository, "add", "app.rego")
+    git(repository, "commit", "--quiet", "--message", "First")
+    return {
+        "OPAL_REPO_WATCHER_ENABLED": "true",
+        "OPAL_POLICY_REPO_URL": str(repository),
+        "OPAL_POLICY_REPO_MAIN_BRANCH": "main",
+        "OPAL_POLICY_REPO_CLONE_PATH": str(tmp_path / "clones"),
+        "OPAL_POLICY_REPO_CLONE_FOLDER_PREFIX": "clone",
+        "OPAL_POLICY_REPO_REUSE_CLONE_PATH": "true",
+        "OPAL_POLICY_REPO_POLLING_INTERVAL": "1",
+    }
+
+
+async def leave_a_lock(make_host: HostMaker, settings: dict[str, str]) -> tuple[OpalHost, Path]:
+    """Return a host that has a clone and is stopped, and in its clone what a git that was killed leaves there.
+
+    OPAL's watch ends on it, and its server serves the old policy for ever.
+    """
+    host = make_host(settings=settings)
+    assert await until(lambda: "Launching polling task" in host.log.read_text(), 20)
+    host.stop()
+    lock = Path(settings["OPAL_POLICY_REPO_CLONE_PATH"]) / "clone" / ".git" / "index.lock"
+    lock.touch()
+    return host, lock
+
+
+async def test_a_host_that_does_not_watch_its_policy_repository_says_so_until_it_does(
+    make_host: HostMaker, policy_settings: dict[str, str]
+) -> None:
+    host, lock = await leave_a_lock(make_host, policy_settings)
+    host.start()
+    why: list[str] = []
+
+    def told() -> bool:
+        status, body = host.get("/healthcheck")
+        why[:] = [body["reason"]] if status == 503 and "reason" in body else []
+        return "no longer watches the policy repository" in "".join(why)
+
+    assert await until(told, 30), host.get("/healthcheck")
+    assert "index.lock" in why[0]
+    # another worker may answer this, and learns of the leader's state a moment later
+    assert await until(lambda: any("index.lock" in state["reason"] for state in host.workers()), 10), host.workers()
+
+    lock.unlink()
+    assert await until(lambda: "the policy repository is watched again" in host.log.read_text(), 20)
+    host.wait_healthy(2)
+    repository = Path(policy_settings["OPAL_POLICY_REPO_URL"])
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "Second")
+    assert await until(lambda: "Found new commits" in host.log.read_text(), 20)
+
+
+async def test_a_host_that_cannot_watch_its_policy_repository_is_started_anew(
+    make_host: HostMaker, policy_settings: dict[str, str]
+) -> None:
+    await leave_a_lock(make_host, policy_settings)
+    host = make_host("again", wait=False, settings={**policy_settings, "OPAL_BACKBONE_RESTART_AFTER": "9"})
+    assert await until(lambda: host.process is not None and host.process.poll() is not None, 60)
+    assert "ending the service so that it is started anew" in host.log.read_text()
+
+
 async def test_a_stop_publishes_what_waits_and_takes_less_than_ten_seconds(make_host: HostMaker) -> None:
     one, two = make_host("one"), make_host("two")
     got: list[Any] = []

@@ -30,6 +30,12 @@ def test_a_part_that_moved_is_named(monkeypatch: pytest.MonkeyPatch, owner: obje
         upstream.check()
 
 
+def test_an_attribute_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.OpalServer, "__init__", lambda self: None)
+    with pytest.raises(upstream.UpstreamChangedError, match=r"OpalServer\(\)\.watcher"):
+        upstream.check()
+
+
 def test_opal_builds_its_pubsub_from_names_that_can_be_replaced() -> None:
     built = inspect.getsource(pubsub.PubSub.__init__)
     assert "ReconnectingBroadcaster(" in built
