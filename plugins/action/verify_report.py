@@ -20,6 +20,7 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_fin
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_html as html
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import verify_text as text
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_decisions import Decisions
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_policy import Found
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import HostResult, Report
 
 display = Display()
@@ -81,6 +82,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "watched": kept(variables["hostvars"], groups.get("opal_client", []), "__verify_decisions_watched"),
             "gone": kept(variables["hostvars"], groups.get("opal_client", []), "__verify_decisions_gone"),
         }
+        policy: Found = {
+            "served": kept(variables["hostvars"], groups.get("opal_server", []), "__verify_policy_served"),
+            "held": kept(variables["hostvars"], groups.get("opal_client", []), "__verify_policy_held"),
+        }
         results = [self.result_of(host, variables["hostvars"][host], ask["run"]) for host in ask["hosts"]]
         uri = str(ask["broadcast_uri"])
         report = findings.report_of(
@@ -94,6 +99,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             upstream_pulsar=ask["backbone"] == "upstream" and uri.startswith("pulsar"),
             not_tested=sorted(set(ask["fleet"]) - set(ask["hosts"])),
             decisions=decisions,
+            policy=policy,
         )
         files = self.write(report, ask["directory"])
         for line in ["", *text.screen(report, shutil.get_terminal_size().columns, stringc), *map(named_file, files)]:

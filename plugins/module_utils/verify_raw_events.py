@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 READ_PAUSE_MS = 500
 """How long one read waits, in milliseconds, before it looks whether it should end."""
 
+CERTIFICATE_FILE = "OPAL_BACKBONE_TLS_CERT_FILE"
+KEY_FILE = "OPAL_BACKBONE_TLS_KEY_FILE"
 TLS_OPTIONS = {
     "OPAL_BACKBONE_TLS_CA_FILE": "tls_trust_certs_file_path",
-    "OPAL_BACKBONE_TLS_CERT_FILE": "tls_certificate_file_path",
-    "OPAL_BACKBONE_TLS_KEY_FILE": "tls_private_key_file_path",
+    CERTIFICATE_FILE: "tls_certificate_file_path",
+    KEY_FILE: "tls_private_key_file_path",
 }
 """Settings of the backbone package that name files, and the options of Pulsar's client that they mean."""
 
@@ -47,7 +49,7 @@ def client_options(environment: Mapping[str, str]) -> dict[str, str | bool]:
     for setting, option in TLS_OPTIONS.items():
         if environment.get(setting):
             options[option] = environment[setting]
-    if environment.get(VERIFY_HOSTNAME, "true").lower() not in ("0", "false", "no", "off"):
+    if environment.get(VERIFY_HOSTNAME, "true").lower() not in ("0", "false", "no", "n", "off"):
         options["tls_validate_hostname"] = True
     return options
 
@@ -105,6 +107,9 @@ class RawEvents:
         if self.environment.get(TOKEN_FILE):
             with open(self.environment[TOKEN_FILE], encoding="utf-8") as handle:
                 options["authentication"] = pulsar.AuthenticationToken(handle.read().strip())
+        elif self.environment.get(CERTIFICATE_FILE):
+            files = [self.environment.get(name, "") for name in (CERTIFICATE_FILE, KEY_FILE)]
+            options["authentication"] = pulsar.AuthenticationTLS(*files)
         client = pulsar.Client(
             service_url(self.uri),
             operation_timeout_seconds=OPERATION_SECONDS,

@@ -106,32 +106,13 @@ from typing import Any, Dict, List
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import open_url
+from ansible_collections.policyfleet.opal.plugins.module_utils.verify_ask import ask
 
 PAUSE = 0.02
 """Time between two questions, in seconds; a time that is found may be too late by as much."""
 
 LONGEST_ANSWER = 5
-"""How long one answer may take, in seconds."""
-
-
-def ask(url: str, method: str = "GET", body: Any = None, token: str = "") -> Any:
-    """Return the JSON that a URL answers with, None for an empty answer; raises an exception where it refuses."""
-    headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = "Bearer %s" % token
-    data = None if body is None else json.dumps(body)
-    answer = open_url(
-        url,
-        method=method,
-        data=data,
-        headers=headers,
-        timeout=LONGEST_ANSWER,
-        use_proxy=False,
-        http_agent="policyfleet",
-    )
-    text = answer.read().decode("utf-8")
-    return json.loads(text) if text else None
+"""How long one answer of OPA may take while it is watched, in seconds."""
 
 
 def look(connection: http.client.HTTPConnection, path: str) -> Dict[str, Any]:

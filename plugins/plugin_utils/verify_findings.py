@@ -15,6 +15,12 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_decisions 
     decision_matrix,
     decision_warnings,
 )
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_policy import (
+    Found,
+    policy_failures,
+    policy_of,
+    policy_warnings,
+)
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import (
     Cell,
     HostResult,
@@ -252,8 +258,9 @@ def report_of(
     upstream_pulsar: bool,
     not_tested: Sequence[str],
     decisions: Decisions | None = None,
+    policy: Found | None = None,
 ) -> Report:
-    """Return the whole report; times are seconds since the epoch, and the decisions of a fleet with clients."""
+    """Return the whole report; times are seconds since the epoch, decisions and policy are of a fleet with clients."""
     senders = matrix_of.senders_of(results, raw_applicable)
     matrix = matrix_of.worker_matrix(results, senders)
     failures = failures_of(results, matrix, senders)
@@ -263,7 +270,10 @@ def report_of(
         matrices.append(decision_matrix(decisions))
         failures += decision_failures(matrices[1], decisions)
         warnings += decision_warnings(decisions)
-    return {
+    if policy:
+        failures += policy_failures(policy)
+        warnings += policy_warnings(policy)
+    report: Report = {
         "schema": 1,
         "run": run,
         "started_at": started_at,
@@ -279,3 +289,6 @@ def report_of(
         "warnings": warnings,
         "backbone_states": {result["host"]: result["collected"].get("backbone") or [] for result in results},
     }
+    if policy and policy["served"]:
+        report["policy"] = policy_of(policy)
+    return report

@@ -15,6 +15,7 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_text impor
     each,
     journal_text,
     milliseconds,
+    policy_line,
     raw_text,
     receiver_text,
 )
@@ -247,7 +248,7 @@ def page(report: Report) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>OPAL fleet verification: {word}</title><style>{STYLE}</style></head>"
         f'<body class="{word}"><main><h1>OPAL fleet verification <span class="badge">{word}</span></h1>'
-        f'<p class="under">{escape(under)}</p>{tiles(report)}'
+        f'<p class="under">{escape(under)}</p><p class="under">{escape(policy_line(report))}</p>{tiles(report)}'
         f"{sentences('What failed', 'failures', report['failures'])}"
         f"{sentences('Worth knowing', 'warnings', report['warnings'])}"
         f"{maps}{logged(report['senders'])}</main></body></html>\n"

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
+from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_policy import SHORT
 from ansible_collections.policyfleet.opal.plugins.plugin_utils.verify_types import (
     Cell,
     Matrix,
@@ -186,6 +187,19 @@ def latency_line(report: Report) -> str:
     return f"From publish to worker: {shown} (by the hosts' own clocks)"
 
 
+def policy_line(report: Report) -> str:
+    """Return a line about the policy, empty where servers have none."""
+    policy = report.get("policy")
+    if not policy:
+        return ""
+    commits = ", ".join(sorted({commit[:SHORT] for commit in policy["served"].values() if commit})) or "none"
+    agreeing = sum(not paths for paths in policy["differs"].values())
+    return (
+        f"Policy: commit {commits} from {many(len(policy['served']), 'host')}, "
+        f"held by {agreeing} of {many(len(policy['differs']), 'OPA')}"
+    )
+
+
 def screen(report: Report, width: int, paint: Paint) -> list[str]:
     """Return a report's lines for a terminal of so many columns."""
     matrix = report["matrices"][0]
@@ -197,7 +211,7 @@ def screen(report: Report, width: int, paint: Paint) -> list[str]:
         lines += [*table, ""]
     for further in report["matrices"][1:]:
         lines += [*drawn(plain_table(further), paint), ""]
-    lines += [line for line in [latency_line(report)] if line]
+    lines += [line for line in (latency_line(report), policy_line(report)) if line]
     lines += [paint(f"note: {warning}", "yellow") for warning in report["warnings"]]
     lines += [paint(f"failed: {failure}", "red") for failure in report["failures"]]
     if report["passed"]:
@@ -240,7 +254,7 @@ def markdown(report: Report) -> str:
     lines += [f"## {matrix['title']}", "", *markdown_table(table, 2), ""]
     for further in report["matrices"][1:]:
         lines += [f"## {further['title']}", "", *markdown_table(plain_table(further), 1), ""]
-    lines += [line for line in (latency_line(report), "") if line] + [""]
+    lines += [f"{line}\n" for line in (latency_line(report), policy_line(report)) if line]
     lines += ["## What each host logged", ""]
     lines += [f"- {sender['host']}: `{sender['line'] or 'nothing'}`" for sender in report["senders"]]
     return "\n".join(lines) + "\n"

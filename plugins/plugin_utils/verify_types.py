@@ -79,6 +79,13 @@ class Matrix(TypedDict):
     cells: list[Cell]
 
 
+class Policy(TypedDict):
+    """Which commit's policy each server serves, and the modules in which each OPA differs from it."""
+
+    served: dict[str, str]
+    differs: dict[str, list[str]]
+
+
 class Report(TypedDict):
     """Everything that a verification found."""
 
@@ -92,6 +99,7 @@ class Report(TypedDict):
     not_tested: list[str]
     senders: list[Sender]
     matrices: list[Matrix]
+    policy: NotRequired[Policy]
     latency_ms: dict[str, float]
     failures: list[str]
     warnings: list[str]
