@@ -27,6 +27,8 @@ class Reading:
     """The systemd units, without ``.service``."""
     packages: tuple[str, ...]
     """Debian packages that the role may install."""
+    files: tuple[str, ...]
+    """The variables that name a file on the host."""
     problems: Callable[[Variables, Variables, Variables], list[str]]
     """Takes the role's typed variables, the host's state and the inventory's groups."""
 
@@ -35,11 +37,13 @@ ROLES = {
     "pulsar": Reading(
         units=("pulsar",),
         packages=("openjdk-17-jre-headless", "openjdk-21-jre-headless"),
+        files=(),
         problems=lambda values, host, groups: checks.pulsar_problems(values, host),
     ),
     "opal_server": Reading(
         units=("opal-server",),
         packages=("ca-certificates", "git", "openssh-client"),
+        files=(),
         problems=lambda values, host, groups: checks.opal_server_problems(
             values, host, len(groups.get("opal_server", []))
         ),
@@ -47,6 +51,7 @@ ROLES = {
     "opal_client": Reading(
         units=("opal-client", "opal-client-proxy", "opa"),
         packages=("ca-certificates", "haproxy"),
+        files=("opal_client_server_ca_file",),
         problems=lambda values, host, groups: client_checks.opal_client_problems(values, host),
     ),
 }
@@ -131,6 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "packages": ROLES[role].packages,
             "users": [values[name] for name in values if name.endswith("_user")],
             "prefixes": [values[name] for name in values if name.endswith("_prefix")],
+            "files": [values[name] for name in ROLES[role].files if name in values],
             "java_home": values.get("pulsar_java_home") or None,
         }
         try:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from typing import List
 
+APPLIED = "POLICYFLEET_APPLIED"
+"""The variable that each service starts with: a digest of everything that it was made of."""
 
-def variable(pid: int, name: str) -> str:
-    """Return a variable of the environment that a process was started with, empty where it has none."""
+
+def applied(pid: int) -> str:
+    """Return the digest that a service's main process was started with, empty where it has none."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as handle:
             variables = handle.read().split(b"\0")
     except OSError:
         return ""
-    prefix = name.encode() + b"="
+    prefix = APPLIED.encode() + b"="
     return next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
 
 

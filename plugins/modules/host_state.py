@@ -43,10 +43,11 @@ options:
   java_home:
     description: A Java installation whose version is reported.
     type: path
-  digest_variable:
-    description: Environment variable whose value in each unit's main process is reported as its applied digest.
-    type: str
-    default: POLICYFLEET_APPLIED
+  files:
+    description: Paths of files; those that are not there come back in RV(missing_files).
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     support: full
@@ -95,6 +96,11 @@ missing_packages:
   elements: str
 missing_users:
   description: Those of O(users) that do not exist.
+  returned: always
+  type: list
+  elements: str
+missing_files:
+  description: Those of O(files) that do not exist.
   returned: always
   type: list
   elements: str
@@ -199,7 +205,7 @@ def missing_users(names: List[str]) -> List[str]:
     return missing
 
 
-def unit_state(module: AnsibleModule, name: str, digest_variable: str) -> Dict[str, Any]:
+def unit_state(module: AnsibleModule, name: str) -> Dict[str, Any]:
     """Return the state of a service as systemd has it now."""
     properties = "LoadState,ActiveState,SubState,UnitFileState,MainPID,NeedDaemonReload"
     code, out, err = module.run_command(["systemctl", "show", "--property", properties, "%s.service" % name])
@@ -214,7 +220,7 @@ def unit_state(module: AnsibleModule, name: str, digest_variable: str) -> Dict[s
         "enabled": values.get("UnitFileState") == "enabled",
         "main_pid": pid,
         "needs_reload": values.get("NeedDaemonReload") == "yes",
-        "applied": processes.variable(pid, digest_variable) if pid else "",
+        "applied": processes.applied(pid) if pid else "",
     }
 
 
@@ -311,7 +317,7 @@ def main() -> None:
             "users": {"type": "list", "elements": "str", "default": []},
             "prefixes": {"type": "list", "elements": "path", "default": []},
             "java_home": {"type": "path"},
-            "digest_variable": {"type": "str", "default": "POLICYFLEET_APPLIED"},
+            "files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -325,7 +331,8 @@ def main() -> None:
         java=java_major(module, ask["java_home"]),
         missing_packages=missing_packages(module, ask["packages"]),
         missing_users=missing_users(ask["users"]),
-        units={name: unit_state(module, name, ask["digest_variable"]) for name in ask["units"]},
+        missing_files=[path for path in ask["files"] if not os.path.isfile(path)],
+        units={name: unit_state(module, name) for name in ask["units"]},
         listeners=listeners(ask["ports"]),
         releases={prefix: release_state(prefix) for prefix in ask["prefixes"]},
     )

@@ -42,6 +42,11 @@ options:
     default: []
     suboptions:
       path: {description: Where the file is., type: path, required: true}
+      state:
+        description: Whether the file is there. V(absent) removes it.
+        type: str
+        choices: [present, absent]
+        default: present
       content:
         description: What it holds. Its difference is shown by C(--diff). Left out for a file that is secret.
         type: str
@@ -211,8 +216,17 @@ def file_diff(row: Row, before: bytes, after: bytes, found: Optional[os.stat_res
     }
 
 
+def remove_file(path: str, found: Optional[os.stat_result], check_mode: bool) -> Optional[Diff]:
+    """Remove one file, and return the difference if it was there."""
+    if found is None:
+        return None
+    if not check_mode:
+        os.unlink(path)
+    return {"before": describe(path, found), "after": "absent\n", "before_header": path, "after_header": path}
+
+
 def bring_file(row: Row, check_mode: bool) -> Optional[Diff]:
-    """Write one file where it differs, and return the difference if there was any."""
+    """Write one file where it differs, or remove it; return the difference if there was any."""
     path, mode = row["path"], int(row["mode"], 8)
     uid, gid = owner_ids(row, check_mode)
     text = row["content"] if row["secret_content"] is None else row["secret_content"]
@@ -220,6 +234,8 @@ def bring_file(row: Row, check_mode: bool) -> Optional[Diff]:
     found = status(path)
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise Unknown("%s exists and is not a regular file; move it away" % path)
+    if row["state"] == "absent":
+        return remove_file(path, found, check_mode)
     before = read_bytes(path) if found is not None else b""
     if found is not None and before == after and not wrong_metadata(found, uid, gid, mode):
         return None
@@ -281,6 +297,7 @@ def main() -> None:
                 "options": {
                     **path,
                     **access,
+                    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                     "content": {"type": "str"},
                     "mode": {"type": "str", "default": "0644"},
                 },

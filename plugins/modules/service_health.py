@@ -33,10 +33,6 @@ options:
     description: The digest that the running main process must have been started with; empty for any.
     type: str
     default: ''
-  digest_variable:
-    description: The environment variable that holds the digest.
-    type: str
-    default: POLICYFLEET_APPLIED
   processes:
     description: How many child processes the main process must have at least.
     type: int
@@ -148,7 +144,7 @@ def complaint(module: AnsibleModule, unit: Dict[str, str]) -> str:
     if unit.get("ActiveState") != "active":
         return "the unit is %s (%s)" % (unit.get("ActiveState"), unit.get("SubState"))
     pid = int(unit.get("MainPID") or 0)
-    if ask["applied"] and processes.variable(pid, ask["digest_variable"]) != ask["applied"]:
+    if ask["applied"] and processes.applied(pid) != ask["applied"]:
         return "its process %s still runs with an older configuration" % pid
     found = len(processes.children(pid))
     if found < ask["processes"]:
@@ -181,7 +177,6 @@ def main() -> None:
         "url": {"type": "str", "required": True},
         "expect": {"type": "dict", "default": {}},
         "applied": {"type": "str", "default": ""},
-        "digest_variable": {"type": "str", "default": "POLICYFLEET_APPLIED"},
         "processes": {"type": "int", "default": 0},
         "timeout": {"type": "int", "default": 90},
     }

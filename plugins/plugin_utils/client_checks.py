@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import time
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ from ansible_collections.policyfleet.opal.plugins.plugin_utils.preflight_checks 
 
 PUBLIC_TOKEN = "THIS_IS_A_DEV_SECRET"
 """The token that OPAL-client has by default; it is printed in OPAL's source, so it keeps nobody out."""
+
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+"""What Debian's ca-certificates makes."""
 
 PORTS = {
     "opal_client_port": "opal-client",
@@ -115,12 +119,38 @@ def settings_problems(variables: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def server_problems(variables: Mapping[str, Any]) -> list[str]:
+def server_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with where the servers are."""
-    if variables["opal_client_server_url"] or variables["opal_client_servers"]:
+    if variables["opal_client_server_url"]:
         return []
-    todo = "put hosts in the inventory's group 'opal_server', or set opal_client_server_url"
-    return [f"there is no OPAL-server to connect to: {todo}"]
+    if not variables["opal_client_servers"]:
+        todo = "put hosts in the inventory's group 'opal_server', or set opal_client_server_url"
+        return [f"there is no OPAL-server to connect to: {todo}"]
+    return tls_problems(variables, state) if variables["opal_client_server_tls"] else []
+
+
+def tls_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """Return what keeps the proxy from checking the servers' certificates."""
+    authorities = variables["opal_client_server_ca_file"]
+    # A package that the role installs brings the system's own.
+    missing = authorities in state["missing_files"] and authorities != SYSTEM_AUTHORITIES
+    problems = [f"opal_client_server_ca_file: there is no {authorities} on this host"] if missing else []
+    addresses = [server for server in variables["opal_client_servers"] if is_address(server)]
+    if addresses:
+        problems.append(
+            f"opal_client_server_tls is set, and opal_client_servers has {', '.join(addresses)}: "
+            + "the proxy compares certificates with names, so give each server by the name that its certificate has"
+        )
+    return problems
+
+
+def is_address(server: str) -> bool:
+    """Tell whether a server, given as host:port, is named by its IP address."""
+    try:
+        ipaddress.ip_address(server.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def opal_client_problems(variables: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
@@ -129,7 +159,7 @@ def opal_client_problems(variables: Mapping[str, Any], state: Mapping[str, Any])
     if python_tuple(state["python"]) < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
         problems.append(f"/usr/bin/python3 is {state['python'] or 'missing'}: OPAL-client needs {least} or newer")
-    problems += server_problems(variables)
+    problems += server_problems(variables, state)
     problems += token_problems(variables["opal_client_token"], variables["opal_client_token_needed"], time.time())
     problems += opa_problems(variables, state)
     problems += settings_problems(variables)

@@ -12,9 +12,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
+
+from ansible_collections.policyfleet.opal.plugins.module_utils.git_access import (
+    helper_settings,
+    secret_settings,
+    split_url,
+)
 
 SUPPORTED_DEBIAN = ("12", "13")
 """Versions of Debian that the collection is tested on."""
@@ -38,11 +45,20 @@ RESERVED_SETTINGS = {
     "OPAL_BROADCAST_URI": "opal_server_broadcast_uri",
     "OPAL_BROADCAST_CHANNEL_NAME": "opal_server_broadcast_channel",
     "OPAL_LOG_LEVEL": "opal_server_log_level",
+    "OPAL_POLICY_REPO_URL": "opal_server_policy_repo_url",
+    "OPAL_POLICY_REPO_MAIN_BRANCH": "opal_server_policy_repo_branch",
+    "OPAL_POLICY_REPO_CLONE_PATH": "nothing: the role has a clone for each repository and branch",
+    "OPAL_POLICY_REPO_CLONE_FOLDER_PREFIX": "nothing: the role has a clone for each repository and branch",
+    "OPAL_POLICY_REPO_REUSE_CLONE_PATH": "nothing: the role has a clone for each repository and branch",
+    "GIT_SSL_CAINFO": "opal_server_policy_repo_ca_cert",
     "OPAL_AUTH_MASTER_TOKEN": "opal_server_secrets",
     "UVICORN_NUM_WORKERS": "opal_server_workers",
     "POLICYFLEET_APPLIED": "nothing: the role computes it",
 }
 """Settings that have a variable of their own, and its name."""
+
+CREDENTIAL_SETTINGS = {*helper_settings(""), *secret_settings("", "")}
+"""Settings with which git gets the policy repository's credentials."""
 
 SETTING_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 """What the name of an environment variable looks like."""
@@ -191,6 +207,83 @@ def uri_problems(variables: Mapping[str, Any], servers: int) -> list[str]:
     return problems
 
 
+def certificate_problems(name: str, pem: str) -> list[str]:
+    """Return what is wrong with certificates of authorities that a variable holds."""
+    if "PRIVATE KEY" in pem:
+        return [f"{name} holds a private key, which does not belong on other hosts: give the certificate only"]
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, TypeError, ValueError):
+        what = "the content of the authority's file, from '-----BEGIN CERTIFICATE-----' on"
+        return [f"{name} is no certificate in PEM: give it {what}"]
+    return []
+
+
+def credential_problems(variables: Mapping[str, Any]) -> list[str]:
+    """Return what contradicts itself in the credentials for a URL; neither is shown, it may hold a secret."""
+    url = variables["opal_server_policy_repo_url"]
+    username, password = variables["opal_server_policy_repo_username"], variables["opal_server_policy_repo_password"]
+    pair = "opal_server_policy_repo_username and opal_server_policy_repo_password"
+    instead = "for SSH set opal_server_policy_repo_ssh_key"
+    parts = urlsplit(url)
+    over_http = parts.scheme in ("http", "https")
+    _plain, url_user, url_password = split_url(url)
+    problems = []
+    if over_http and "@" in parts.path + parts.query + parts.fragment:
+        problems.append(
+            f"opal_server_policy_repo_url has an '@' behind its host: move credentials to {pair}, or write it as %40"
+        )
+    if not over_http and ":" in parts.netloc.rpartition("@")[0]:
+        problems.append(f"opal_server_policy_repo_url has a password, and is not for HTTPS: remove it; {instead}")
+    if (username or password) and not over_http:
+        problems.append(f"{pair} are for HTTPS, and opal_server_policy_repo_url is not: remove them; {instead}")
+    elif (username or password) and (url_user or url_password):
+        problems.append(f"there are credentials both in opal_server_policy_repo_url and in {pair}: keep the latter")
+    elif bool(username) != bool(password):
+        problems.append(f"only one of {pair} is set: set both, for a token with the name that the git service wants")
+    if any(sign in value for value in (username, password, url_user, url_password) for sign in "\r\n\0"):
+        problems.append(f"the credentials in {pair} or in the URL have a line break, which git cannot take: remove it")
+    return problems
+
+
+def repository_problems(variables: Mapping[str, Any]) -> list[str]:
+    """Return what contradicts itself in how the policy repository is reached."""
+    url = variables["opal_server_policy_repo_url"]
+    ca_cert = variables["opal_server_policy_repo_ca_cert"]
+    names = [f"opal_server_policy_repo_{name}" for name in ("username", "password", "ca_cert")]
+    given = [name for name in names if variables[name]]
+    if given and not url:
+        return [f"{', '.join(given)} given without opal_server_policy_repo_url: set that too, or remove them"]
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        return ["opal_server_policy_repo_url is no URL: write it as https://host/p.git or ssh://user@host/p.git"]
+    problems = credential_problems(variables)
+    _plain, user, password = split_url(url)
+    scopes = str(variables["opal_server_settings"].get("OPAL_SCOPES", "")).lower() in ("true", "1", "yes", "on")
+    if scopes and (given or user or password):
+        problems.append(
+            "OPAL_SCOPES makes OPAL-server fetch by libgit2, which gets neither the credentials nor the certificate of "
+            "opal_server_policy_repo_*: remove them and give each scope its own, or remove OPAL_SCOPES"
+        )
+    credentials = user or password or variables["opal_server_policy_repo_username"]
+    if credentials:
+        problems += [
+            f"{place} sets {name}, by which the role gives git the repository's credentials: remove it, or have your "
+            "own configuration in a file that GIT_CONFIG_GLOBAL names"
+            for place in ("opal_server_settings", "opal_server_secrets")
+            for name in sorted(set(variables[place]) & CREDENTIAL_SETTINGS)
+        ]
+    if ca_cert:
+        problems += certificate_problems("opal_server_policy_repo_ca_cert", ca_cert)
+    if ca_cert and scheme != "https":
+        problems.append(
+            "opal_server_policy_repo_ca_cert is for HTTPS, and opal_server_policy_repo_url does not begin with "
+            "https://: correct the URL, or remove the certificate"
+        )
+    return problems
+
+
 def settings_problems(variables: Mapping[str, Any]) -> list[str]:
     """Return the settings that are misspelt or belong to another variable."""
     problems = []
@@ -217,6 +310,7 @@ def opal_server_problems(variables: Mapping[str, Any], state: Mapping[str, Any],
     if variables["opal_server_workers"] < 1:
         problems.append(f"opal_server_workers is {variables['opal_server_workers']}: it must be at least 1")
     problems += uri_problems(variables, servers)
+    problems += repository_problems(variables)
     problems += settings_problems(variables)
     return problems + port_problems(state, "opal-server", {"opal_server_port": variables["opal_server_port"]})
 

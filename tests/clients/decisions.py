@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fleet import Fleet, wait_until
+from fleet import ROOT, Fleet, wait_until
 
 SOURCE = "git1"
 """The host with the policy repository and the data that clients load."""
@@ -44,10 +44,25 @@ class Clients:
         """The hosts with an OPAL-server."""
         return self.fleet.hosts("opal_server")
 
+    @property
+    def https_variables(self) -> JSON:
+        """The role's variables for the policy repository over HTTPS, as tests/git_server/https.yml made it."""
+        source = self.fleet.variables[SOURCE]
+        return {
+            "opal_server_policy_repo_url": f"https://{self.addresses[SOURCE]}/git/policy.git",
+            "opal_server_policy_repo_ca_cert": (ROOT / ".cache" / "tls" / "ca.pem").read_text(encoding="utf-8"),
+            "opal_server_policy_repo_username": source["git_server_user"],
+            "opal_server_policy_repo_password": source["git_server_password"],
+        }
+
     def container(self, host: str) -> str:
         """The container that a test host is."""
-        label = f"label=policyfleet.fleet={next(iter(self.fleet.variables.values()))['test_fleet']}"
-        command = ["docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}"]
+        labels = {
+            "policyfleet.checkout": str(ROOT),
+            "policyfleet.fleet": next(iter(self.fleet.variables.values()))["test_fleet"],
+        }
+        filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
+        command = ["docker", "ps", "--all", *filters, "--format", "{{.Names}}"]
         names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         return next(name for name in names if name.endswith(f"-{host}"))
 
@@ -67,9 +82,52 @@ class Clients:
         return {host: self.data(host, path) for host in self.hosts}
 
     def wait_for(self, path: str, value: Any, seconds: float = 30) -> float:
-        """Wait until each OPA holds a value; return how long it took, in seconds."""
+        """Wait until each OPA holds a value; return how long it took, in seconds.
+
+        Raises TimeoutError, which says what they hold instead and what their hosts logged about it.
+        """
         wanted = dict.fromkeys(self.hosts, value)
-        return wait_until(lambda: self.data_everywhere(path) == wanted, f"{path} is {value!r} in each OPA", seconds)
+        try:
+            return wait_until(lambda: self.data_everywhere(path) == wanted, f"{path} is {value!r} in each OPA", seconds)
+        except TimeoutError as error:
+            held = self.data_everywhere(path)
+            raise TimeoutError(f"{error}; it is {held}; {self.standing()}\n{self.logged()}") from None
+
+    def served(self, server: str) -> str:
+        """The commit whose policy a server serves, or what it answers instead."""
+        _status, body = self.get(server, "http://127.0.0.1:7002/policy")
+        return str(json.loads(body).get("hash", body)) if body.startswith("{") else body
+
+    def standing(self) -> str:
+        """What servers serve, how they are, and to which of them clients are connected, in one line."""
+        commits = {server: self.served(server)[:8] for server in self.servers}
+        health = {server: self.get(server, "http://127.0.0.1:7002/healthcheck")[1] for server in self.servers}
+        connected = {host: self.server_of(host) for host in self.hosts}
+        return f"served {commits}, health {health}, connected {connected}"
+
+    def logged(self) -> str:
+        """The last lines that servers and clients wrote about policy, data and connections."""
+        looks = {
+            "opal-server": (self.servers, "git|policy|webhook|leader|ERROR|Traceback"),
+            "opal-client": (self.hosts, "olicy|onnect|WARN|ERROR|Traceback"),
+        }
+        texts = []
+        for unit, (hosts, pattern) in looks.items():
+            for host in hosts:
+                look = f"journalctl -u {unit} --no-pager -o cat -n 999 | grep -E '{pattern}' | tail -n 20 | cut -c -200"
+                texts.append(f"--- {unit} on {host}\n{self.fleet.shell(host, look, check=False)}")
+        return "\n".join(texts)
+
+    def wait_healthy(self, server: str, seconds: float = 60) -> None:
+        """Wait until a server's own health answer is good."""
+        health = "http://127.0.0.1:7002/healthcheck"
+        wait_until(lambda: self.get(server, health)[0] == 200, f"{server} is back", seconds)
+
+    def backup(self, host: str) -> JSON:
+        """The data in the backup that a client starts from while no server answers, empty where there is none."""
+        text = self.fleet.shell(host, "cat /var/lib/opal-client/backup/opa.json", check=False)
+        found: JSON = json.loads(text)["data"] if text else {}
+        return found
 
     def healthy(self, host: str) -> JSON:
         """The body of a client's own health answer."""

@@ -58,7 +58,7 @@ def test_a_server_host_is_restarted(settled: Clients) -> None:
         time.sleep(4)
         began = time.monotonic()
         subprocess.run(["docker", "restart", settled.container(restarted)], check=True, capture_output=True)
-        wait_until(lambda: settled.get(restarted, "http://127.0.0.1:7002/healthcheck")[0] == 200, "it is back", 90)
+        settled.wait_healthy(restarted, 90)
         out = time.monotonic() - began
     agreed = settled.wait_for("/users/bob/location", last[0], 90)
     record("a server's host is restarted", out, agreed)

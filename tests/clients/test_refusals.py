@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,54 @@ def test_a_policy_repository_that_cannot_be_read_is_told(clients: Clients, url: 
     assert words.format(source=source) in run.words
     assert run.changed == 0
     assert "hush" not in run.output.replace(json.dumps(given), "")
+
+
+ANOTHER_PORT = {"opal_server_policy_repo_url": "https://{source}:444/git/policy.git"}
+A_STRANGER = {"opal_server_policy_repo_username": "", "opal_server_policy_repo_password": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"opal_server_policy_repo_ca_cert": ""},
+            ["was not signed by an authority of this system", "Set opal_server_policy_repo_ca_cert"],
+        ),
+        (
+            {"opal_server_policy_repo_password": "a wrong heron"},
+            ["it refuses the username or the password. Correct opal_server_policy_repo_username"],
+        ),
+        (A_STRANGER, ["it asks for credentials. Set opal_server_policy_repo_username"]),
+        (ANOTHER_PORT, ["{source} cannot be reached", "Is the name right, does git run there"]),
+        ({"opal_server_policy_repo_branch": "trunk"}, ["it has no branch 'trunk'. Set opal_server_policy_repo_branch"]),
+        (
+            {
+                "opal_server_policy_repo_url": "ssh://git:heron@{source}/srv/git/policy.git",
+                "opal_server_policy_repo_ca_cert": "/etc/ssl/ca.pem",
+            },
+            [
+                "8 problems stand in the way",
+                "opal1: opal_server_policy_repo_url has a password",
+                "opal2: opal_server_policy_repo_username and opal_server_policy_repo_password are for HTTPS",
+                "opal_server_policy_repo_ca_cert is no certificate in PEM",
+                "opal_server_policy_repo_ca_cert is for HTTPS",
+            ],
+        ),
+    ],
+    ids=["no authority", "wrong password", "no password", "unreachable", "no branch", "contradictions"],
+)
+def test_a_repository_over_https_that_cannot_be_read_is_told(
+    clients: Clients, tmp_path: Path, changes: dict[str, str], words: list[str]
+) -> None:
+    source = clients.addresses[SOURCE]
+    given = {**clients.https_variables, **{name: value.format(source=source) for name, value in changes.items()}}
+    variables = tmp_path / "variables.json"
+    variables.write_text(json.dumps(given), encoding="utf-8")
+    run = clients.fleet.play("playbooks/site.yml", "-vvv", "--diff", "--tags", "opal_server", "-e", f"@{variables}")
+    assert run.returncode != 0
+    assert run.changed == 0
+    told = run.words.replace("''", "'")
+    assert [part for part in words if part.format(source=source) not in told] == []
+    if given["opal_server_policy_repo_url"].startswith("https"):
+        assert f"the policy repository https://{source}" in told
+    assert "heron" not in run.output

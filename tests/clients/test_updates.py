@@ -125,26 +125,19 @@ def test_an_opa_that_died_is_filled_again(settled: Clients) -> None:
 
 @pytest.mark.parametrize("sudden", [False, True])
 def test_a_host_that_starts_without_any_server_decides_by_its_backup(settled: Clients, sudden: bool) -> None:
-    host = settled.hosts[0]
-    users = settled.source()
-    wait_until(
-        lambda: (
-            json.loads(settled.fleet.shell(host, "cat /var/lib/opal-client/backup/opa.json"))["data"]["users"] == users
-        ),
-        "the backup holds the data",
-        60,
-    )
+    hosts, users = settled.hosts, settled.source()
+    wait_until(lambda: all(settled.backup(host).get("users") == users for host in hosts), "each backup is filled", 60)
     for server in settled.servers:
         settled.fleet.shell(server, "systemctl stop opal-server")
+    end = "systemctl kill --signal=SIGKILL opal-client opa" if sudden else "systemctl restart opa opal-client"
     try:
-        if sudden:
-            settled.fleet.shell(host, "systemctl kill --signal=SIGKILL opal-client opa")
-        else:
-            settled.fleet.shell(host, "systemctl restart opa opal-client")
-        wait_until(lambda: settled.data(host, "/users") == users, "OPA decides by the backup", 30)
-        wait_until(lambda: settled.healthy(host).get("online") is False, "the client says that it is offline", 30)
-        assert not settled.connected(host)
+        for host in hosts:
+            settled.fleet.shell(host, end)
+        settled.wait_for("/users", users)
+        wait_until(lambda: {settled.healthy(host).get("online") for host in hosts} == {False}, "each is offline", 30)
+        # the proxy learns by its checks that the servers are down
+        wait_until(lambda: not any(settled.connected(host) for host in hosts), "no client is connected", 30)
     finally:
         for server in settled.servers:
             settled.fleet.shell(server, "systemctl start opal-server")
-    wait_until(lambda: settled.healthy(host).get("online") is True, "the client says that it is online", 60)
+    wait_until(lambda: {settled.healthy(host).get("online") for host in hosts} == {True}, "each is online", 60)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from decisions import SOURCE, Clients
+from fleet import wait_until
 
 SECRET = "a webhook's secret, for a test"
 SETTINGS = {"opal_server_policy_repo_polling_interval": 0, "opal_server_policy_repo_webhook_secret": SECRET}
@@ -64,3 +65,20 @@ def test_a_call_without_the_secret_brings_nothing(hooked: Clients, secret: str) 
     assert number not in hooked.data_everywhere("/release/number").values()
     assert call(hooked, hooked.servers[0], SECRET) == 200
     hooked.wait_for("/release/number", number)
+
+
+def test_a_host_that_was_down_serves_what_was_pushed_meanwhile(hooked: Clients) -> None:
+    down, other = hooked.servers
+    number = time.time_ns() // 1_000_000
+    hooked.fleet.shell(down, "systemctl stop opal-server")
+    try:
+        hooked.push_policy(number)
+        assert call(hooked, other, SECRET) == 200
+        hooked.wait_for("/release/number", number)
+    finally:
+        hooked.fleet.shell(down, "systemctl start opal-server")
+    served = "http://127.0.0.1:7002/policy"
+    wait_until(lambda: str(number) in hooked.get(down, served)[1], f"{down} serves it, though nobody calls it", 30)
+    assert hooked.go_home(hooked.hosts[0]) == down
+    time.sleep(FORMER_POLLING)
+    assert set(hooked.data_everywhere("/release/number").values()) == {number}

@@ -15,11 +15,14 @@ STATE: dict[str, Any] = {
     "python": "3.11",
     "listeners": [],
     "units": {},
+    "missing_files": [],
 }
 
 VARIABLES: dict[str, Any] = {
     "opal_client_server_url": "",
     "opal_client_servers": ["s1:7002"],
+    "opal_client_server_tls": False,
+    "opal_client_server_ca_file": "/etc/ssl/ca.pem",
     "opal_client_token": "",
     "opal_client_token_needed": False,
     "opal_client_opa_version": "1.22.2",
@@ -39,6 +42,22 @@ def token(**claims: object) -> str:
     """Return a web token that claims this; its signature is not one."""
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({}, claims)]
     return ".".join([*parts, "signature"])
+
+
+@pytest.mark.parametrize(
+    ("servers", "named"), [(["s1:7002", "10.0.0.1:7002"], "10.0.0.1:7002"), (["[fd00::1]:443"], "[fd00::1]:443")]
+)
+def test_certificates_are_compared_with_names(servers: list[str], named: str) -> None:
+    assert f"opal_client_servers has {named}:" in only_problem(opal_client_servers=servers, opal_client_server_tls=True)
+    assert checks.server_problems({**VARIABLES, "opal_client_servers": servers}, STATE) == []
+
+
+def test_the_authorities_must_be_on_the_host_where_they_are_used() -> None:
+    state = {**STATE, "missing_files": ["/etc/ssl/ca.pem", checks.SYSTEM_AUTHORITIES]}
+    tls = {**VARIABLES, "opal_client_server_tls": True}
+    assert checks.server_problems(VARIABLES, state) == []
+    assert "no /etc/ssl/ca.pem on this host" in checks.server_problems(tls, state)[0]
+    assert checks.server_problems({**tls, "opal_client_server_ca_file": checks.SYSTEM_AUTHORITIES}, state) == []
 
 
 def only_problem(**changes: Any) -> str:

@@ -9,6 +9,21 @@ from typing import Any
 import pytest
 from ansible_collections.policyfleet.opal.plugins.plugin_utils import preflight_checks as checks
 
+AUTHORITY = """\
+-----BEGIN CERTIFICATE-----
+MIIBhTCCASugAwIBAgIUWChL0l7OYTJP7pgsfx6ngzVhyl0wCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMQW4gYXV0aG9yaXR5MCAXDTI2MTEyNTIxNDcyNVoYDzIxMjYx
+MTAxMjE0NzI1WjAXMRUwEwYDVQQDDAxBbiBhdXRob3JpdHkwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAARI7cQ9HjzzQfTE7vWC8GH7njY04rEQqLm36NoRUGHTygBA
+3MtButINmm9I21qdzi4QyuZGyDcnUH7xhBrB2zfNo1MwUTAdBgNVHQ4EFgQUWTp6
+/j1BW+Fsk1Y0Yq++aVyNnCwwHwYDVR0jBBgwFoAUWTp6/j1BW+Fsk1Y0Yq++aVyN
+nCwwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiBcTYBIezEW9A2Q
+MZGd8UKR0zRYxrn2hg6cgjqGKlXadQIhAJCz0CRSBtLjRO2vEz63bQsmtA9sfy55
+7I2GQS2RkZUu
+-----END CERTIFICATE-----
+"""
+"""A certificate that signs itself; nobody has its key."""
+
 
 def host(**changes: Any) -> dict[str, Any]:
     """Return the state of a host on which nothing is wrong."""
@@ -33,6 +48,10 @@ def server(**changes: Any) -> dict[str, Any]:
         "opal_server_settings": {},
         "opal_server_secrets": {},
         "opal_server_port": 7002,
+        "opal_server_policy_repo_url": "",
+        "opal_server_policy_repo_username": "",
+        "opal_server_policy_repo_password": "",
+        "opal_server_policy_repo_ca_cert": "",
     }
     return {**values, **changes}
 
@@ -102,6 +121,81 @@ def test_problems_of_an_opal_server_say_what_to_do(
 ) -> None:
     text = "\n".join(checks.opal_server_problems(server(**values), host(**state), servers=2))
     assert all(word in text for word in words), text
+
+
+def repository(url: str, **given: str) -> dict[str, str]:
+    """Return variables of a policy repository."""
+    names = {"user": "username", "password": "password", "ca": "ca_cert"}
+    return {
+        "opal_server_policy_repo_url": url,
+        **{f"opal_server_policy_repo_{names[name]}": value for name, value in given.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        repository("https://joe:hush@git.example.com/p.git"),
+        repository("https://git.example.com/p.git", user="joe", password="hush"),
+        repository("ssh://git@git.example.com/p.git"),
+        repository("git@git.example.com:p.git"),
+        repository("https://git.example.com/p.git", ca=AUTHORITY),
+    ],
+)
+def test_a_right_repository_has_no_problems(values: dict[str, str]) -> None:
+    assert checks.opal_server_problems(server(**values), host(), servers=1) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (repository("", password="hush"), ["opal_server_policy_repo_password given without", "policy_repo_url"]),
+        (repository("https://[x/p.git"), ["is no URL"]),
+        (repository("https://joe:hu/sh@git.example.com/p.git"), ["'@' behind its host", "%40"]),
+        (
+            repository("ssh://git:hush@git.example.com/p.git"),
+            ["has a password, and is not for HTTPS", "policy_repo_ssh_key"],
+        ),
+        (repository("ssh://git@git.example.com/p.git", user="joe", password="hush"), ["are for HTTPS"]),
+        (
+            repository("https://joe:hush@git.example.com/p.git", user="joe", password="hush"),
+            ["both in opal_server_policy_repo_url", "keep the latter"],
+        ),
+        (repository("https://git.example.com/p.git", user="joe"), ["only one of", "set both"]),
+        (repository("https://git.example.com/p.git", user="joe", password="hush\n"), ["line break"]),
+        (repository("https://joe:hush%0a@git.example.com/p.git"), ["line break"]),
+        (repository("http://git.example.com/p.git", ca=AUTHORITY), ["ca_cert is for HTTPS"]),
+        (repository("https://git.example.com/p.git", ca="/etc/ssl/ca.pem"), ["no certificate in PEM", "content"]),
+        (repository("https://git.example.com/p.git", ca=AUTHORITY.replace("A", "B")), ["no certificate in PEM"]),
+        (repository("https://git.example.com/p.git", ca="-----BEGIN PRIVATE KEY-----"), ["private key"]),
+        (
+            repository("ssh://git@git.example.com/p.git", password="hush", ca="nothing"),
+            ["are for HTTPS", "ca_cert is for HTTPS", "no certificate in PEM"],
+        ),
+        (
+            {**repository("https://joe:hush@git.example.com/p.git"), "opal_server_settings": {"OPAL_SCOPES": True}},
+            ["by libgit2", "give each scope its own"],
+        ),
+        (
+            {**repository("https://joe:hush@git.example.com/p.git"), "opal_server_settings": {"GIT_CONFIG_COUNT": 1}},
+            ["sets GIT_CONFIG_COUNT", "GIT_CONFIG_GLOBAL"],
+        ),
+        (
+            {
+                **repository("https://git.example.com/p.git", user="joe", password="hush"),
+                "opal_server_secrets": {"GIT_CONFIG_KEY_0": "http.extraHeader"},
+            },
+            ["opal_server_secrets sets GIT_CONFIG_KEY_0"],
+        ),
+        ({"opal_server_settings": {"GIT_SSL_CAINFO": "x"}}, ["belongs in opal_server_policy_repo_ca_cert"]),
+    ],
+)
+def test_a_repository_that_contradicts_itself_is_told_without_its_secrets(
+    values: dict[str, Any], words: list[str]
+) -> None:
+    text = "\n".join(checks.opal_server_problems(server(**values), host(), servers=1))
+    assert all(word in text for word in words), text
+    assert "hush" not in text and "hu/sh" not in text
 
 
 def test_a_single_worker_needs_no_backbone() -> None:

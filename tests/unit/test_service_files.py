@@ -18,7 +18,7 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 def row(path: Path, **changes: Any) -> dict[str, Any]:
     """Return a row as the module's argument spec gives it."""
     access = {"owner": OWNER, "group": GROUP, "mode": "0640"}
-    values = {"path": str(path), **access, "content": None, "secret_content": None}
+    values = {"path": str(path), **access, "state": "present", "content": None, "secret_content": None}
     return {**values, **changes}
 
 
@@ -37,6 +37,16 @@ def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     assert changed == [str(tmp_path / "etc"), str(tmp_path / "current"), str(tmp_path / "etc" / "a")]
     assert service_files.bring_all(wanted, False) == ([], [])
     assert (tmp_path / "etc" / "a").read_text() == "text\n"
+
+
+def test_a_file_is_removed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    wanted = params(files=[row(tmp_path / "a", state="absent", content="")])
+    assert service_files.bring_all(wanted, True)[0] == [str(tmp_path / "a")]
+    assert (tmp_path / "a").exists()
+    assert service_files.bring_all(wanted, False)[0] == [str(tmp_path / "a")]
+    assert not (tmp_path / "a").exists()
+    assert service_files.bring_all(wanted, False) == ([], [])
 
 
 def test_check_mode_tells_and_writes_nothing(tmp_path: Path) -> None:
