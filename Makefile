@@ -94,9 +94,9 @@ test: venv test-tools engine images ## Run everything; ends with the totals. STE
 # The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches. The HTML report is
 # looked at in a browser.
 test-tools:
-	@command -v java >/dev/null && command -v git >/dev/null && command -v chromium >/dev/null || { \
-	    echo 'test-tools: installing Java, git and Chromium'; \
-	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git chromium </dev/null >/dev/null; }
+	@command -v java >/dev/null && command -v git >/dev/null && command -v cc >/dev/null && command -v chromium >/dev/null || { \
+	    echo 'test-tools: installing Java, git, a C compiler and Chromium'; \
+	    $(SUDO) apt-get update -qq && $(APT_INSTALL) default-jre-headless git gcc libc6-dev chromium </dev/null >/dev/null; }
 
 docs: venv ## Write docs/variables.md anew
 	@python docs/make_variables.py

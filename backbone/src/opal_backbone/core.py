@@ -19,9 +19,10 @@ from typing import Any, Literal
 from loguru import logger
 
 from opal_backbone import __version__, wire
-from opal_backbone.link import Link, LinkError, Position, Received, disposed, open_link
+from opal_backbone.link import Link, LinkError, disposed, open_link
 from opal_backbone.metrics import Metrics
 from opal_backbone.outbox import BufferFullError, Entry, Outbox
+from opal_backbone.reading import Position, Received
 from opal_backbone.sequence import SequenceTracker
 from opal_backbone.settings import Settings
 from opal_backbone.spool import Kept, Spool

@@ -1,8 +1,8 @@
 """One connection to Pulsar: a client, a producer and a reader, made together and thrown away together.
 
-The only module that knows pulsar-client. It uses the C extension's asynchronous calls, so that no thread of ours ever
-waits for a broker. Their callbacks run on the extension's threads, where an exception would end the process: each one
-does nothing but hand its arguments to the event loop.
+This module and `reading` are the only ones that know pulsar-client. What is done here uses the C extension's asynchronous
+calls, so that nothing of ours ever waits for a broker. Their callbacks run on the extension's threads, where an exception
+would end the process: each one does nothing but hand its arguments to the event loop.
 
 What is sent goes out at once while nothing is under way, and else together with what comes until the broker has
 acknowledged that: no event waits for a batch to fill, and the broker stores few entries where many events come.
@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import os
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,14 +26,15 @@ import _pulsar
 import pulsar
 from loguru import logger
 
+from opal_backbone import reading
 from opal_backbone.clientlog import client_log
+from opal_backbone.reading import Position, Received, TopicReader
 from opal_backbone.settings import Settings
 
 _closing: set[Any] = set()
 """Clients on their way out. One that is forgotten before would be shut down by the interpreter."""
 _generations = itertools.count(1)
 _RECEIVER_QUEUE = 1_000
-_READ_AT_ONCE = 200
 _POISON = ("MessageTooBig", "InvalidMessage")
 """Results that no repetition will ever turn into success."""
 
@@ -46,44 +46,6 @@ class LinkError(ConnectionError):
         """Remember what was attempted, why it failed, and what the client library said last."""
         super().__init__(f"{doing}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason = reason
-
-
-class Position:
-    """A place in the topic; comparable, and good for starting a reader again."""
-
-    __slots__ = ("key", "raw")
-
-    def __init__(self, raw: Any) -> None:
-        """Wrap the extension's message id."""
-        self.raw = raw
-        # the index in a batch is -1 outside of one; an entry has one message then, which is its first
-        self.key: tuple[int, int, int] = (raw.ledger_id(), raw.entry_id(), max(0, raw.batch_index()))
-
-    def __str__(self) -> str:
-        """Show the place as Pulsar's tools do: ledger:entry, and the index in a batch where there is one."""
-        ledger, entry, batch = self.key
-        return f"{ledger}:{entry}:{batch}" if batch else f"{ledger}:{entry}"
-
-
-class Received:
-    """A message as it came off the topic."""
-
-    __slots__ = ("payload", "position", "properties", "publish_time", "unreadable")
-
-    def __init__(self, raw: Any) -> None:
-        """Copy what is needed out of the extension's message. `publish_time` is seconds of the broker's clock.
-
-        `unreadable` says what is wrong with properties that cannot be had; it is empty otherwise.
-        """
-        self.position = Position(raw.message_id())
-        self.payload: bytes = raw.data()
-        self.properties: dict[str, str] = {}
-        self.unreadable = ""
-        try:
-            self.properties = dict(raw.properties())
-        except UnicodeDecodeError as error:  # Pulsar itself takes any bytes, and not every client checks
-            self.unreadable = f"a property cannot be read: {error}"
-        self.publish_time: float = raw.publish_timestamp() / 1000
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
@@ -201,19 +163,13 @@ class Link:
         self.start: Position
         self._client = client
         self._loop = loop
-        self._loop_thread = threading.get_ident()
         self._arrivals = _Arrivals(loop)
         self._producer: Any = None
         self._unsent: list[tuple[Any, Callable[[str, Any], None]]] = []
         self._under_way = 0
         self._refused = False
-        self._reader: Any = None
-        self._inbox: deque[tuple[Any, Any]] = deque()
-        self._asked = False
-        self._paused = True
+        self._reader: Any = None  # a TopicReader, once there is one
         self._closed = False
-        self._on_messages: Callable[[list[Received]], None] = lambda _messages: None
-        self._on_broken: Callable[[str], None] = lambda _reason: None
 
     def is_connected(self) -> bool:
         """Tell whether both directions have a connection, as far as the client library knows."""
@@ -256,57 +212,15 @@ class Link:
 
         `on_broken` is called with the reason if reading ends before the link is closed.
         """
-        self._on_messages, self._on_broken = on_messages, on_broken
-        self.resume()
+        self._reader.start(on_messages, on_broken)
 
     def pause(self) -> None:
         """Hand out no more messages; they stay where they are, mostly with the broker."""
-        self._paused = True
+        self._reader.pause()
 
     def resume(self) -> None:
         """Hand out messages again after `pause`, the first one not before this call has returned."""
-        self._paused = False
-        self._loop.call_soon(self._fetch)
-
-    def _callback(self, result: Any, message: Any) -> None:
-        """Take one answer of the reader, which comes from within the call when a message is at hand."""
-        if threading.get_ident() == self._loop_thread:
-            self._asked = False
-            self._inbox.append((result, message))
-        else:
-            self._arrivals.put(self._arrived, result, message)
-
-    def _arrived(self, result: Any, message: Any) -> None:
-        self._asked = False
-        self._inbox.append((result, message))
-        self._fetch()
-
-    def _fetch(self) -> None:
-        for _ in range(_READ_AT_ONCE):
-            if self._closed or self._paused or self._asked:
-                break
-            self._asked = True
-            self._reader.read_next_async(self._callback)
-        self._deliver()
-        if not (self._closed or self._paused or self._asked):
-            # more may be at hand: everything else on the loop has its turn first
-            self._loop.call_soon(self._fetch)
-
-    def _deliver(self) -> None:
-        if self._closed or self._paused or not self._inbox:
-            return
-        messages, broken = [], ""
-        while self._inbox:
-            result, raw = self._inbox.popleft()
-            if result == _pulsar.Result.Ok:
-                messages.append(Received(raw))
-            else:
-                broken = result.name
-                self._paused = True
-        if messages:
-            self._on_messages(messages)
-        if broken:
-            self._on_broken(f"reading ended with {broken}")
+        self._reader.resume()
 
     async def partitions(self, settings: Settings) -> list[str]:
         """Look up the topic's partitions; one that has none is its own only partition.
@@ -341,12 +255,16 @@ class Link:
         Raises:
             LinkError: reading ended.
         """
-        try:
-            return Received(await _call("read", self._reader.read_next_async, timeout or None))
-        except LinkError as error:
-            if error.reason.startswith("no answer"):
-                return None
-            raise
+        deadline = time.monotonic() + (timeout or float("inf"))
+        while time.monotonic() < deadline:
+            wait = min(0.2, deadline - time.monotonic())
+            answer = await asyncio.to_thread(self._reader.next, max(1, round(wait * 1000)))
+            if answer is not None:
+                reason, raw = answer
+                if reason:
+                    raise LinkError("read", reason, client_log().last_error())
+                return Received(raw)
+        return None
 
     async def close(self, timeout: float) -> None:
         """End the link, waiting for the broker at most `timeout` seconds."""
@@ -356,6 +274,8 @@ class Link:
     def abandon(self) -> None:
         """End the link without waiting for the broker, which may be gone."""
         self._closed = True
+        if self._reader is not None:
+            self._reader.end()
         dispose(self._client)
 
 
@@ -373,7 +293,7 @@ def dispose(client: Any) -> None:
 async def disposed(timeout: float) -> None:
     """Wait until clients have ended their threads, at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while _closing and time.monotonic() < deadline:
+    while not (reading.ended() and not _closing) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
 
 
@@ -451,11 +371,12 @@ async def make_reader(link: Link, settings: Settings, start: Position | Literal[
     conf.start_message_id_inclusive(isinstance(start, Position))
     where = start.raw if isinstance(start, Position) else getattr(_pulsar.MessageId, start)
     raw = link._client._client
-    link._reader = await _call(
+    reader = await _call(
         f"make a reader on {settings.topic}",
         lambda done: raw.create_reader_async(settings.topic, where, conf, done),
         settings.operation_timeout + 1,
     )
+    link._reader = TopicReader(reader, link._loop)
 
 
 def _message(payload: bytes, properties: dict[str, str]) -> Any:

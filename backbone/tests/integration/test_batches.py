@@ -11,8 +11,9 @@ from typing import Any
 
 from opal_backbone import wire
 from opal_backbone.core import Core
-from opal_backbone.link import Link, Position, Received, make_client, make_reader, open_link
+from opal_backbone.link import Link, make_client, make_reader, open_link
 from opal_backbone.metrics import Metrics
+from opal_backbone.reading import Position, Received
 from opal_backbone.settings import Settings, load
 from pulsar_broker import Standalone
 
