@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +133,15 @@ class Fleet:
         if check and run.returncode != 0:
             raise RuntimeError(f"on {host}: {command!r} ended with {run.returncode}: {run.stdout}{run.stderr}")
         return run.stdout
+
+    @contextmanager
+    def dropping(self, host: str, *packets: str) -> Iterator[None]:
+        """Have a host drop packets while this lasts; each of `packets` is a chain of iptables and a match in it."""
+        self.shell(host, " && ".join(f"iptables -I {each} -j DROP" for each in packets))
+        try:
+            yield
+        finally:
+            self.shell(host, " && ".join(f"iptables -D {each} -j DROP" for each in packets))
 
     def command(self, playbook: str, *arguments: str) -> list[str]:
         """The command that runs a playbook of the checkout, given relative to its root, against the fleet."""

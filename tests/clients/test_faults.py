@@ -83,10 +83,8 @@ def test_a_clients_host_is_offline_for_two_minutes(settled: Clients) -> None:
     server = settled.servers[0]
     nowhere = {"nonce": uuid.uuid4().hex}
     places = [*(settled.addresses[name] for name in settled.servers), settled.addresses[SOURCE]]
-    rules = [f"{chain} -{way} {place} -j DROP" for place in places for chain, way in (("INPUT", "s"), ("OUTPUT", "d"))]
     began = time.monotonic()
-    settled.fleet.shell(offline, " && ".join(f"iptables -A {rule}" for rule in rules))
-    try:
+    with settled.fleet.dropping(offline, *(f"{way} {place}" for place in places for way in ("INPUT -s", "OUTPUT -d"))):
         last = publish_steadily(settled, server, 11, publisher)
         # What no source holds: it goes to those who are there.
         settled.publish(server, "/nowhere_else", data=nowhere, sender=publisher)
@@ -94,8 +92,6 @@ def test_a_clients_host_is_offline_for_two_minutes(settled: Clients) -> None:
         wait_until(lambda: settled.data(publisher, "/nowhere_else") == nowhere, "those who are there have it", 30)
         assert not settled.connected(offline)
         time.sleep(max(0.0, 120 - (time.monotonic() - began)))
-    finally:
-        settled.fleet.shell(offline, " && ".join(f"iptables -D {rule}" for rule in rules))
     out = time.monotonic() - began
     agreed = settled.wait_for("/users/bob/location", last, 60)
     record("a client's host is offline", out, agreed)

@@ -9,6 +9,7 @@ import pytest
 from fleet import Fleet, wait_until
 
 VICTIM = "opal2"
+TO_PULSAR = ("OUTPUT -p tcp --dport 6650", "INPUT -p tcp --sport 6650")
 
 
 def worker_pids(fleet: Fleet, host: str) -> list[int]:
@@ -27,18 +28,6 @@ def stopped_worker(fleet: Fleet, host: str) -> Iterator[int]:
     finally:
         # gunicorn may have replaced it meanwhile
         fleet.shell(host, f"kill -CONT {pid} || true")
-
-
-@contextmanager
-def cut_off_from_pulsar(fleet: Fleet, host: str) -> Iterator[None]:
-    """Drop every packet between a host and the broker."""
-    rule = "-p tcp --{0}port 6650 -j DROP"
-    both = [f"OUTPUT {rule.format('d')}", f"INPUT {rule.format('s')}"]
-    fleet.shell(host, " && ".join(f"iptables -I {line}" for line in both))
-    try:
-        yield
-    finally:
-        fleet.shell(host, " && ".join(f"iptables -D {line}" for line in both))
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +56,7 @@ def test_a_stopped_worker(fleet: Fleet) -> None:
 
 def test_a_host_that_a_firewall_cuts_off_from_pulsar(fleet: Fleet) -> None:
     others = set(fleet.hosts("opal_server")) - {VICTIM}
-    with cut_off_from_pulsar(fleet, VICTIM):
+    with fleet.dropping(VICTIM, *TO_PULSAR):
         verification = fleet.verify()
     assert not verification.passed
     # Nothing from elsewhere reached the host, and nothing from the host went elsewhere.
