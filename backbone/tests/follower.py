@@ -1,7 +1,7 @@
-"""A program that follows a topic from its beginning, by our reader or by the client library's own asynchronous read.
+"""A program that follows a topic from its beginning, by our reader or by the library's own asynchronous read.
 
-`follower.py URI CHANNEL COUNT ours|library` reads COUNT messages and prints, as JSON, how many came and how many of them
-were overtaken by another. It wants `late_unlock.c` preloaded.
+`follower.py URI CHANNEL COUNT ours|library` reads COUNT messages and prints, as JSON, how many came and how many of
+them were overtaken by another. It wants `late_unlock.c` preloaded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reading one topic in its order: places in it, messages from it, and a reader that hands them out on the event loop.
 
-Never by the extension's `read_next_async`. While a message arrives, the client library asks whether a call is waiting, lets
-go of its lock, and then puts the message into its queue (`ConsumerImpl::executeNotifyCallback`): a call that comes in
-between finds the queue empty and waits, and is given the *next* message, which has then overtaken this one. One that is
-alone lies there until another comes. Both were seen. The library's synchronous read knows the queue only, which is in order.
+Never by the extension's `read_next_async`. While a message arrives, the client library looks whether a call is waiting,
+lets go of its lock, and then puts the message into its queue (`ConsumerImpl::executeNotifyCallback`): a call that comes
+in between finds the queue empty and waits, and is given the *next* message, which has then overtaken this one. One that
+is alone lies there until another comes. The library's synchronous read knows the queue only, which is in order.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any
 
 import _pulsar
 
-_READ_AT_ONCE = 200
+_LOT = 200
+"""Messages that are taken and handed out at once, at most."""
+_AT_HAND = 1_000
+"""Messages that were taken and not handed out, at about which no more are taken: the broker keeps them."""
 _WAIT_MS = 200
-"""How long one wait for a message lasts, in milliseconds, and thus how long the waiting thread takes to end."""
+"""How long one wait for a message lasts, in milliseconds, and thus how long the reading thread takes to end."""
 _ending: set[threading.Thread] = set()
 
 
@@ -64,8 +67,7 @@ class Received:
 class TopicReader:
     """Takes messages from a reader of the extension and hands them out in order, in lots, on the event loop.
 
-    A thread waits for the first message after a time without any. What is at hand after it is taken on the loop, so
-    that a thread has to get hold of the interpreter once for many messages. One of the two takes, never both.
+    A thread takes them: it waits for one, takes what else is at hand, and wakes the loop once for all of these.
     """
 
     def __init__(self, reader: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,9 +77,10 @@ class TopicReader:
         self._inbox: deque[tuple[str, Any]] = deque()
         self._paused = True
         self._ended = False
-        # whether the thread has been asked for the next message and has not brought it
-        self._asked = False
-        self._asking = threading.Semaphore(0)
+        # how many the thread has taken, and how many of them the loop has handed out
+        self._taken = 0
+        self._handed = 0
+        self._go_on = threading.Event()
         self._thread: threading.Thread | None = None
         self._on_messages: Callable[[list[Received]], None] = lambda _messages: None
         self._on_broken: Callable[[str], None] = lambda _reason: None
@@ -89,7 +92,7 @@ class TopicReader:
     def start(self, on_messages: Callable[[list[Received]], None], on_broken: Callable[[str], None]) -> None:
         """Begin to read; `on_broken` is called with the reason if that ends before `end` is called."""
         self._on_messages, self._on_broken = on_messages, on_broken
-        self._thread = threading.Thread(target=self._wait_for_messages, name="opal-backbone reader", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="opal-backbone reader", daemon=True)
         self._thread.start()
         self.resume()
 
@@ -100,14 +103,15 @@ class TopicReader:
     def resume(self) -> None:
         """Hand out messages again after `pause`, the first one not before this call has returned."""
         self._paused = False
-        self._loop.call_soon(self._fetch)
+        self._go_on.set()
+        self._loop.call_soon(self._hand_out)
 
     def end(self) -> None:
         """Read no more, without waiting for anything."""
         self._ended = True
+        self._go_on.set()
         if self._thread is not None:
             _ending.add(self._thread)
-            self._asking.release()
 
     def next(self, milliseconds: int) -> tuple[str, Any] | None:
         """Take the next message, waiting at most so long for it, which keeps no other thread from its work.
@@ -123,52 +127,49 @@ class TopicReader:
         except Exception as error:
             return type(error).__name__, None
 
-    def _wait_for_messages(self) -> None:
+    def _read(self) -> None:
+        """Take messages until reading ends; the thread's work."""
         # a process that comes to its end without ending its readers is not kept from it
         while not self._ended and threading.main_thread().is_alive():
-            if not self._asking.acquire(timeout=_WAIT_MS / 1000):
+            self._go_on.clear()
+            if self._paused or self._taken - self._handed >= _AT_HAND:
+                self._go_on.wait(_WAIT_MS / 1000)
                 continue
-            answer = None
-            while answer is None and not self._ended and threading.main_thread().is_alive():
-                answer = self.next(_WAIT_MS)
-            if answer is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self._arrived, answer)
+            answer = self.next(_WAIT_MS)
+            lot = []
+            while answer is not None:
+                lot.append(answer)
+                answer = None if answer[0] or len(lot) == _LOT else self.next(0)
+            if not lot:
+                continue
+            self._taken += len(lot)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._arrived, lot)
+            if lot[-1][0]:
+                return
 
-    def _arrived(self, answer: tuple[str, Any]) -> None:
-        self._asked = False
-        self._inbox.append(answer)
-        self._fetch()
+    def _arrived(self, lot: list[tuple[str, Any]]) -> None:
+        self._inbox.extend(lot)
+        self._hand_out()
 
-    def _fetch(self) -> None:
-        for _ in range(_READ_AT_ONCE):
-            if self._ended or self._paused or self._asked:
-                break
-            answer = self.next(0)
-            if answer is None:
-                self._asked = True
-                self._asking.release()
-            else:
-                self._inbox.append(answer)
-        self._deliver()
-        if not (self._ended or self._paused or self._asked):
-            # more may be at hand: everything else on the loop has its turn first
-            self._loop.call_soon(self._fetch)
-
-    def _deliver(self) -> None:
+    def _hand_out(self) -> None:
         if self._ended or self._paused or not self._inbox:
             return
-        messages, broken = [], ""
-        while self._inbox:
-            reason, raw = self._inbox.popleft()
-            if reason:
-                broken = reason
-                self._paused = True
-            else:
+        messages: list[Received] = []
+        broken = ""
+        while self._inbox and len(messages) < _LOT and not broken:
+            broken, raw = self._inbox.popleft()
+            self._handed += 1
+            if not broken:
                 messages.append(Received(raw))
+        if self._inbox:
+            # everything else on the loop has its turn first
+            self._loop.call_soon(self._hand_out)
+        self._go_on.set()
         if messages:
             self._on_messages(messages)
         if broken:
+            self._paused = True
             self._on_broken(f"reading ended with {broken}")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from opal_backbone import wire
 from opal_backbone.core import Core
-from opal_backbone.reading import Received
 from opal_backbone.metrics import Metrics
+from opal_backbone.reading import Received
 from opal_backbone.settings import load
 from pulsar_broker import Standalone
 
