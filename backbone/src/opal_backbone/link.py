@@ -1,11 +1,12 @@
 """One connection to Pulsar: a client, a producer and a reader, made together and thrown away together.
 
-This module and `reading` are the only ones that know pulsar-client. What is done here uses the C extension's asynchronous
-calls, so that nothing of ours ever waits for a broker. Their callbacks run on the extension's threads, where an exception
-would end the process: each one does nothing but hand its arguments to the event loop.
+This module and `reading` are the only ones that know pulsar-client. What is done here uses the C extension's
+asynchronous calls, so that nothing of ours ever waits for a broker. Their callbacks run on the extension's threads,
+where an exception would end the process: each one does nothing but hand its arguments to the event loop.
 
-What is sent goes out at once while nothing is under way, and else together with what comes until the broker has
-acknowledged that: no event waits for a batch to fill, and the broker stores few entries where many events come.
+An event that is alone goes out at once. Those that come while others are under way share an entry of the topic, and
+entries of several keep a distance: each entry costs the broker a write to its journal and a dispatch to every worker of
+the fleet, however many events it holds.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _closing: set[Any] = set()
 """Clients on their way out. One that is forgotten before would be shut down by the interpreter."""
 _generations = itertools.count(1)
 _RECEIVER_QUEUE = 1_000
+_LOT_DISTANCE = 0.04
+"""Seconds from one entry to the next that holds several events, at least."""
 _POISON = ("MessageTooBig", "InvalidMessage")
 """Results that no repetition will ever turn into success."""
 
@@ -167,6 +170,7 @@ class Link:
         self._producer: Any = None
         self._unsent: list[tuple[Any, Callable[[str, Any], None]]] = []
         self._under_way = 0
+        self._next_lot_at = 0.0
         self._refused = False
         self._reader: Any = None  # a TopicReader, once there is one
         self._closed = False
@@ -189,10 +193,17 @@ class Link:
         """Give the library everything that has come since it was last given something."""
         if self._closed or self._refused or self._under_way or not self._unsent:
             return
+        now = self._loop.time()
+        if len(self._unsent) > 1 and now < self._next_lot_at:
+            self._loop.call_at(self._next_lot_at, self._hand_on)
+            return
+        self._next_lot_at = now + _LOT_DISTANCE
         unsent, self._unsent = self._unsent, []
         self._under_way = len(unsent)
         for message, done in unsent:
             self._producer.send_async(message, partial(self._arrivals.put, self._answered, done))
+        # all of it as one entry: the library's own timer would cut it into several
+        self._producer.flush_async(_flushed)
 
     def _answered(self, done: Callable[[str, Any], None], result: Any, message_id: Any) -> None:
         self._under_way -= 1
@@ -347,8 +358,8 @@ async def make_producer(link: Link, settings: Settings) -> None:
     conf.max_pending_messages(settings.in_flight + 100)
     conf.block_if_queue_full(False)
     conf.batching_enabled(True)
-    # a batch is what `Link` hands on at once, it never waits to become fuller
-    conf.batching_max_publish_delay_ms(0)
+    # a batch is what `Link` hands on at once, and flushes: the library's timer has no part in it
+    conf.batching_max_publish_delay_ms(1000)
     raw = link._client._client
     link._producer = await _call(
         f"make a producer on {settings.topic}",
@@ -377,6 +388,10 @@ async def make_reader(link: Link, settings: Settings, start: Position | Literal[
         settings.operation_timeout + 1,
     )
     link._reader = TopicReader(reader, link._loop)
+
+
+def _flushed(_result: Any) -> None:
+    """Take no notice: each message has an answer of its own."""
 
 
 def _message(payload: bytes, properties: dict[str, str]) -> Any:
