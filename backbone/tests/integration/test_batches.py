@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from opal_backbone.reading import Position, Received
 from opal_backbone.settings import Settings, load
 from pulsar_broker import Standalone
 
+DISTANCE = 0.04
+"""Seconds between two entries of several events, at least."""
 LARGEST = 5 * 1024 * 1024
 """Bytes of a message that a broker takes, by default."""
 
@@ -75,6 +78,33 @@ async def test_many_events_take_few_entries_and_keep_their_order(broker: Standal
     assert len(entries) < 150, "events were not put together"
     keys = [message.position.key for _, message in found]
     assert keys == sorted(set(keys)), "two events have one place, or one out of order"
+
+
+async def test_events_of_one_moment_are_one_entry(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    async with _core(settings) as core:
+        for number in range(100):
+            core.publish(_event(number))
+        await _until(lambda: core.metrics.value("published") == 100)
+    found = await _read(settings, "earliest", 99)
+    assert len({message.position.key[:2] for _, message in found}) == 1
+
+
+async def test_entries_of_several_events_keep_a_distance(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    loop = asyncio.get_running_loop()
+    async with _core(settings) as core:
+        began = loop.time()
+        for number in range(0, 400, 2):
+            core.publish(_event(number))
+            core.publish(_event(number + 1))
+            await asyncio.sleep(0.005)
+        await _until(lambda: core.metrics.value("published") == 400)
+        took = loop.time() - began
+    found = await _read(settings, "earliest", 399)
+    assert [number for number, _ in found] == list(range(400))
+    entries = Counter(message.position.key[:2] for _, message in found)
+    assert sum(count > 1 for count in entries.values()) <= took / DISTANCE + 1
 
 
 async def test_an_event_alone_waits_for_nothing(broker: Standalone, channel: str) -> None:
