@@ -252,11 +252,12 @@ class Link:
             LinkError: no broker took it in time.
         """
         message = _message(payload, properties or {})
-        return Position(
-            await _call(
-                "publish", lambda done: self._producer.send_async(message, done), settings.operation_timeout + 1
-            )
-        )
+
+        def start(done: Callable[..., None]) -> None:
+            self._producer.send_async(message, done)
+            self._producer.flush_async(_flushed)
+
+        return Position(await _call("publish", start, settings.operation_timeout + 1))
 
     async def read_one(self, timeout: float) -> Received | None:
         """Wait for the next message, at most `timeout` seconds (0: for ever); None if there was none.

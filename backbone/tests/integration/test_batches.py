@@ -121,6 +121,19 @@ async def test_an_event_alone_waits_for_nothing(broker: Standalone, channel: str
         assert sorted(slow)[15] < 0.045
 
 
+async def test_a_message_whose_publisher_waits_for_it_goes_out_at_once(broker: Standalone, channel: str) -> None:
+    settings = _settings(broker, channel)
+    loop = asyncio.get_running_loop()
+    link = await open_link(settings, None, (b"{}", {}))
+    took = []
+    for _ in range(5):
+        began = loop.time()
+        await link.publish(b"{}", settings)
+        took.append(loop.time() - began)
+    await link.close(2)
+    assert sorted(took)[2] < 0.5
+
+
 async def test_reading_goes_on_in_the_middle_of_a_batch(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
     async with _core(settings) as core:
