@@ -359,8 +359,9 @@ async def make_producer(link: Link, settings: Settings) -> None:
     conf.max_pending_messages(settings.in_flight + 100)
     conf.block_if_queue_full(False)
     conf.batching_enabled(True)
-    # a batch is what `Link` hands on at once, and flushes: the library's timer has no part in it
-    conf.batching_max_publish_delay_ms(1000)
+    # a batch is what `Link` hands on at once, and flushes. The library's timer must have no part in it: it takes the
+    # producer's lock and then the interpreter's, and `flush_async` has the interpreter's when it takes the producer's
+    conf.batching_max_publish_delay_ms(3_600_000)
     raw = link._client._client
     link._producer = await _call(
         f"make a producer on {settings.topic}",
