@@ -74,12 +74,10 @@ class TopicReader:
         """Take over a reader of the extension; `start` begins to read."""
         self._reader = reader
         self._loop = loop
+        # the thread adds at its end, the loop takes from its beginning
         self._inbox: deque[tuple[str, Any]] = deque()
         self._paused = True
         self._ended = False
-        # how many the thread has taken, and how many of them the loop has handed out
-        self._taken = 0
-        self._handed = 0
         self._go_on = threading.Event()
         self._thread: threading.Thread | None = None
         self._on_messages: Callable[[list[Received]], None] = lambda _messages: None
@@ -132,7 +130,7 @@ class TopicReader:
         # a process that comes to its end without ending its readers is not kept from it
         while not self._ended and threading.main_thread().is_alive():
             self._go_on.clear()
-            if self._paused or self._taken - self._handed >= _AT_HAND:
+            if self._paused or len(self._inbox) >= _AT_HAND:
                 self._go_on.wait(_WAIT_MS / 1000)
                 continue
             answer = self.next(_WAIT_MS)
@@ -142,15 +140,11 @@ class TopicReader:
                 answer = None if answer[0] or len(lot) == _LOT else self.next(0)
             if not lot:
                 continue
-            self._taken += len(lot)
+            self._inbox.extend(lot)
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._arrived, lot)
+                self._loop.call_soon_threadsafe(self._hand_out)
             if lot[-1][0]:
                 return
-
-    def _arrived(self, lot: list[tuple[str, Any]]) -> None:
-        self._inbox.extend(lot)
-        self._hand_out()
 
     def _hand_out(self) -> None:
         if self._ended or self._paused or not self._inbox:
@@ -159,7 +153,6 @@ class TopicReader:
         broken = ""
         while self._inbox and len(messages) < _LOT and not broken:
             broken, raw = self._inbox.popleft()
-            self._handed += 1
             if not broken:
                 messages.append(Received(raw))
         if self._inbox:

@@ -55,13 +55,13 @@ class BackboneServer:
             f"Backbone: fan-out over Pulsar {self.settings.service_url} topic {self.settings.topic}, "
             f"{self.settings.while_away} while it is away (opal-pulsar-backbone {__version__})"
         )
-        self.core.start()
-        await self._context.__aenter__()
-        self._writer = asyncio.create_task(self._write_state(), name="opal-backbone state")
         # What OPAL and its libraries made so far stays. A full collection would stand still over it for nearly a tenth
         # of a second, and in all workers of the fleet at the same event, since all of them see the same events.
         gc.collect()
         gc.freeze()
+        self.core.start()
+        await self._context.__aenter__()
+        self._writer = asyncio.create_task(self._write_state(), name="opal-backbone state")
 
     async def _stop(self) -> None:
         if self._writer is not None:
