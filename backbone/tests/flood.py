@@ -19,19 +19,15 @@ def main(url: str, topic: str, lots: int, each: int, rate: float) -> None:
     )
     for _ in range(lots):
         for _ in range(each):
-            producer.send_async(b"", _sent)
-        producer._producer.flush_async(_flushed)
+            producer.send_async(b"", _ignore)
+        producer._producer.flush_async(_ignore)
         time.sleep(random.uniform(0, 2 / rate))
     producer.flush()
     client.close()
 
 
-def _sent(_result: object, _message_id: object) -> None:
+def _ignore(*_answer: object) -> None:
     """Take no notice of an acknowledgement."""
-
-
-def _flushed(_result: object) -> None:
-    """Take no notice of a lot's acknowledgement."""
 
 
 if __name__ == "__main__":

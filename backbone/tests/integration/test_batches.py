@@ -45,6 +45,19 @@ async def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
+async def _publish(settings: Settings, count: int, together: int, pause: float = 0) -> float:
+    """Publish numbers, so many in one moment and a pause after each such lot; return how many seconds it all took."""
+    loop = asyncio.get_running_loop()
+    async with _core(settings) as core:
+        began = loop.time()
+        for number in range(count):
+            core.publish(_event(number))
+            if pause and number % together == together - 1:
+                await asyncio.sleep(pause)
+        await _until(lambda: core.metrics.value("published") == count)
+        return loop.time() - began
+
+
 def _event(data: Any) -> bytes:
     return wire.notification_payload("test", ["t"], data)
 
@@ -66,12 +79,7 @@ async def _read(settings: Settings, start: Position | str, until: int) -> list[t
 
 async def test_many_events_take_few_entries_and_keep_their_order(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
-    async with _core(settings) as core:
-        for number in range(300):
-            core.publish(_event(number))
-            if number % 20 == 19:
-                await asyncio.sleep(0.001)
-        await _until(lambda: core.metrics.value("published") == 300)
+    await _publish(settings, 300, together=20, pause=0.001)
     found = await _read(settings, "earliest", 299)
     assert [number for number, _ in found] == list(range(300))
     entries = {message.position.key[:2] for _, message in found}
@@ -82,25 +90,14 @@ async def test_many_events_take_few_entries_and_keep_their_order(broker: Standal
 
 async def test_events_of_one_moment_are_one_entry(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
-    async with _core(settings) as core:
-        for number in range(100):
-            core.publish(_event(number))
-        await _until(lambda: core.metrics.value("published") == 100)
+    await _publish(settings, 100, together=100)
     found = await _read(settings, "earliest", 99)
     assert len({message.position.key[:2] for _, message in found}) == 1
 
 
 async def test_entries_of_several_events_keep_a_distance(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
-    loop = asyncio.get_running_loop()
-    async with _core(settings) as core:
-        began = loop.time()
-        for number in range(0, 400, 2):
-            core.publish(_event(number))
-            core.publish(_event(number + 1))
-            await asyncio.sleep(0.005)
-        await _until(lambda: core.metrics.value("published") == 400)
-        took = loop.time() - began
+    took = await _publish(settings, 400, together=2, pause=0.005)
     found = await _read(settings, "earliest", 399)
     assert [number for number, _ in found] == list(range(400))
     entries = Counter(message.position.key[:2] for _, message in found)
@@ -136,10 +133,7 @@ async def test_a_message_whose_publisher_waits_for_it_goes_out_at_once(broker: S
 
 async def test_reading_goes_on_in_the_middle_of_a_batch(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
-    async with _core(settings) as core:
-        for number in range(200):
-            core.publish(_event(number))
-        await _until(lambda: core.metrics.value("published") == 200)
+    await _publish(settings, 200, together=200)
     found = await _read(settings, "earliest", 199)
     inside = [
         (number, message)

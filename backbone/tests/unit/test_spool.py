@@ -54,11 +54,15 @@ def test_a_batch_is_kept_until_all_of_it_is_acknowledged(tmp_path: Path) -> None
     assert spool.claimed == []
 
 
+def _two_claimed(directory: Path) -> tuple[Spool, Batch, Batch]:
+    spool = Spool(str(directory))
+    spool.save(EVENTS)
+    spool.save(EVENTS)
+    return spool, _claim(spool), _claim(spool)
+
+
 def test_one_batchs_events_say_nothing_about_another(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path))
-    spool.save(EVENTS)
-    spool.save(EVENTS)
-    first, second = _claim(spool), _claim(spool)
+    spool, first, second = _two_claimed(tmp_path)
     _take_up(first, 1, 2)
     spool.acknowledge(1)
     spool.acknowledge(2)
@@ -66,10 +70,7 @@ def test_one_batchs_events_say_nothing_about_another(tmp_path: Path) -> None:
 
 
 def test_acknowledgements_find_their_batch_in_any_order(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path))
-    spool.save(EVENTS)
-    spool.save(EVENTS)
-    first, second = _claim(spool), _claim(spool)
+    spool, first, second = _two_claimed(tmp_path)
     _take_up(first, 1, 2)
     _take_up(second, 3, 2)
     spool.acknowledge(3)
