@@ -151,7 +151,12 @@ class Clients:
         return found
 
     def go_home(self, host: str) -> str:
-        """Let a client connect anew; return the server that it has then, where it belongs while all are healthy."""
+        """Let a client connect anew once all servers are healthy; return the server that it has then.
+
+        A proxy that starts beside a server that is not healthy yet sends its client to the next one, where it stays.
+        """
+        for server in self.servers:
+            self.wait_healthy(server)
         self.fleet.shell(host, "systemctl restart opal-client-proxy")
         wait_until(lambda: self.connected(host) and len(self.server_of(host)) == 1, f"{host} has one server", 30)
         return self.server_of(host)[0]
