@@ -33,6 +33,11 @@ Stream = Callable[[str | None], None]
 _TICK = 0.25
 _BACKOFF = (0.5, 1.0, 2.0, 3.0, 5.0)
 _RECENT = 100
+_AT_FULL_RATE = 10
+"""Publishers that may all send heartbeats at the set interval. Each of more sends fewer, all together as many as these:
+every heartbeat goes to every worker of the fleet."""
+_LEAST_RATE = 12
+"""Set intervals from one heartbeat of a worker to the next, at most."""
 _SPOOL_INTERVAL = 5.0
 _TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
 
@@ -64,7 +69,7 @@ class Core:
         self._echo_under_way = 0
 
         self._link: Link | None = None
-        self._broken: asyncio.Future[str] | None = None
+        self._let_go: asyncio.Future[None] | None = None
         self._up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -84,6 +89,9 @@ class Core:
         self._heartbeat_since: float | None = None
         self._heartbeat_sent = 0.0
         self._last_beat = float("-inf")
+        # the number that the last heartbeat told the others, and how long everybody may be silent, in set intervals
+        self._told_number = 0
+        self._patience = random.uniform(1, 1.3)
         self._ever_up = False
         self._last_error = ""
         self._last_reason = ""
@@ -199,10 +207,7 @@ class Core:
                 self._connect_failed(error)
                 await asyncio.sleep(_backoff(attempt))
                 continue
-            self._take_up(link)
-            assert self._broken is not None
-            reason = await self._broken
-            self._let_go(link, reason)
+            await self._take_up(link)
             if time.monotonic() - self._up_since > 5:
                 attempt = 0
             else:  # it breaks as soon as it is made: do not hammer the broker
@@ -219,10 +224,12 @@ class Core:
             logger.warning(f"Backbone: cannot connect ({error}{hint}); trying again, {len(self._outbox)} event(s) wait")
         self._last_error, self._last_reason = error, failure.reason
 
-    def _take_up(self, link: Link) -> None:
+    def _take_up(self, link: Link) -> asyncio.Future[None]:
+        """Use a link; return what is done when it has been let go."""
         now = time.monotonic()
         again = self._ever_up
-        self._link, self._broken = link, asyncio.get_running_loop().create_future()
+        self._link = link
+        self._let_go = let_go = asyncio.get_running_loop().create_future()
         self._up_since = self._progress_at = now
         if not again:
             self._heard_at = now
@@ -245,18 +252,20 @@ class Core:
             link.pause()
         self._up.set()
         self._pump()
+        return let_go
 
-    def _let_go(self, link: Link, reason: str) -> None:
+    def _break(self, link: Link, reason: str) -> None:
+        """Let go of a link that is of no use; nothing that still comes from it is taken."""
+        if link is not self._link:
+            return
         logger.warning(f"Backbone: {reason}; connecting anew, {len(self._outbox)} event(s) wait")
         self._last_error, self._last_reason = reason, ""
         self._link = None
         self._up.clear()
         self._unread.clear()
         link.abandon()
-
-    def _break(self, link: Link, reason: str) -> None:
-        if link is self._link and self._broken is not None and not self._broken.done():
-            self._broken.set_result(reason)
+        if self._let_go is not None and not self._let_go.done():
+            self._let_go.set_result(None)
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
@@ -335,8 +344,12 @@ class Core:
             self._pump()
 
     def _forget_kept(self, key: int) -> None:
-        if self._spool is not None:
+        if self._spool is None:
+            return
+        try:
             self._spool.acknowledge(key)
+        except OSError as error:
+            logger.error(f"Backbone: events kept on disk were published, but their file cannot be removed: {error}")
 
     def _acknowledged_number(self) -> int:
         """Return the number up to which all of this publisher's own events have been acknowledged."""
@@ -554,6 +567,8 @@ class Core:
                 self._disconnected_since = now
             if judge:
                 self._judge(link, now)
+        link = self._link
+        if link is not None:
             self._beat(link, now)
         self._look_for_the_missing(now)
         self._look_into_spool(now)
@@ -595,9 +610,6 @@ class Core:
             self._searched = True
             self._search_to = self._high
             self._position = hole
-            # nothing more from this link, which would move the place forward again
-            self._link.pause()
-            self._unread.clear()
             self.metrics.count("searches")
             self._break(self._link, f"{what}; reading again from {hole}")
             return
@@ -626,13 +638,12 @@ class Core:
         """Send a heartbeat when nothing of this worker's own has come by for a while and nothing is under way."""
         if self._outbox or self._heartbeat_since is not None:
             return
-        if now - self._own_heard_at < self.settings.heartbeat_interval:
-            return
-        if now - self._last_beat < self.settings.heartbeat_interval:
+        if now - max(self._own_heard_at, self._last_beat) < self._silence(now):
             return
         self._last_beat = self._heartbeat_since = now
         self._heartbeat_sent = time.time()
-        stamp = wire.Stamp(self.publisher_id, self._outbox.last_number, "heartbeat", self._heartbeat_sent)
+        number = self._outbox.last_number
+        stamp = wire.Stamp(self.publisher_id, number, "heartbeat", self._heartbeat_sent)
 
         def done(reason: str, _message_id: Any) -> None:
             if link is not self._link:
@@ -641,9 +652,21 @@ class Core:
             if reason:
                 self._break(link, f"a heartbeat failed with {reason}")
             else:
+                self._told_number = number
                 self.metrics.count("heartbeats_sent")
 
         link.send(wire.heartbeat_payload(self.publisher_id), stamp.properties(), done)
+
+    def _silence(self, now: float) -> float:
+        """Return how long this worker may be silent, in seconds.
+
+        Longer than the set interval only while the others know all that it has published, and it hears the others.
+        """
+        interval = self.settings.heartbeat_interval
+        if self._told_number != self._outbox.last_number or now - self._heard_at >= interval * self._patience:
+            return interval
+        alive = self._tracker.heard_since(now - 2 * _LEAST_RATE * interval)
+        return interval * min(max(1.0, alive / _AT_FULL_RATE), _LEAST_RATE)
 
     def unhealthy(self) -> str:
         """Say why this worker cannot be relied upon to hear every event; empty if it can."""

@@ -210,8 +210,10 @@ class Link:
         reason = "" if result == _pulsar.Result.Ok else result.name
         # what will be sent again must not be overtaken by what was to follow it
         self._refused = self._refused or bool(reason and not self.is_poison(reason))
-        done(reason, message_id)
-        self._hand_on()
+        try:
+            done(reason, message_id)
+        finally:
+            self._hand_on()
 
     @staticmethod
     def is_poison(reason: str) -> bool:

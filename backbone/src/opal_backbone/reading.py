@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ import _pulsar
 
 _LOT = 200
 """Messages that are taken and handed out at once, at most."""
+_LOT_SECONDS = 0.01
+"""Seconds for which further ones are taken before the first is handed out; each may wait for the interpreter's lock."""
 _AT_HAND = 1_000
 """Messages that were taken and not handed out, at about which no more are taken: the broker keeps them."""
 _WAIT_MS = 200
@@ -135,9 +138,11 @@ class TopicReader:
                 continue
             answer = self.next(_WAIT_MS)
             lot = []
+            whole_at = time.monotonic() + _LOT_SECONDS
             while answer is not None:
                 lot.append(answer)
-                answer = None if answer[0] or len(lot) == _LOT else self.next(0)
+                whole = answer[0] or len(lot) == _LOT or time.monotonic() >= whole_at
+                answer = None if whole else self.next(0)
             if not lot:
                 continue
             self._inbox.extend(lot)
@@ -159,11 +164,13 @@ class TopicReader:
             # everything else on the loop has its turn first
             self._loop.call_soon(self._hand_out)
         self._go_on.set()
-        if messages:
-            self._on_messages(messages)
-        if broken:
-            self._paused = True
-            self._on_broken(f"reading ended with {broken}")
+        try:
+            if messages:
+                self._on_messages(messages)
+        finally:
+            if broken:
+                self._paused = True
+                self._on_broken(f"reading ended with {broken}")
 
 
 def ended() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 MAX_PUBLISHERS = 4096
@@ -15,6 +16,8 @@ MAX_MISSING = 200_000
 @dataclass
 class _Publisher:
     last: int
+    # when it was last heard of, in seconds of the caller's monotonic clock
+    heard: float
     # where in the topic `last` was heard, and where the number before the first missing one was
     place: Any = None
     hole: Any = None
@@ -51,9 +54,9 @@ class SequenceTracker:
         """Note that an event arrived at `place`; tell whether it is new (False: it has been seen before)."""
         known = self._publishers.get(publisher)
         if known is None:
-            self._add(publisher, number, place)
+            self._add(publisher, number, now, place)
             return True
-        self._publishers.move_to_end(publisher)
+        self._hear(publisher, known, now)
         if number > known.last:
             self._miss(known, known.last + 1, number, now)
             known.last, known.place = number, place
@@ -68,9 +71,9 @@ class SequenceTracker:
         """Note that a publisher says, at `place`, that it has published everything up to `number`."""
         known = self._publishers.get(publisher)
         if known is None:
-            self._add(publisher, number, place)
+            self._add(publisher, number, now, place)
             return
-        self._publishers.move_to_end(publisher)
+        self._hear(publisher, known, now)
         if number > known.last:
             self._miss(known, known.last + 1, number + 1, now)
             known.last = number
@@ -101,8 +104,16 @@ class SequenceTracker:
             if any(since is not None for since in known.missing.values())
         ]
 
-    def _add(self, publisher: str, number: int, place: Any) -> None:
-        self._publishers[publisher] = _Publisher(number, place)
+    def heard_since(self, then: float) -> int:
+        """Count the publishers of which something was heard at `then` or later, in seconds of the monotonic clock."""
+        return sum(1 for _ in takewhile(lambda known: known.heard >= then, reversed(self._publishers.values())))
+
+    def _hear(self, publisher: str, known: _Publisher, now: float) -> None:
+        known.heard = now
+        self._publishers.move_to_end(publisher)
+
+    def _add(self, publisher: str, number: int, now: float, place: Any) -> None:
+        self._publishers[publisher] = _Publisher(number, now, place)
         if len(self._publishers) > MAX_PUBLISHERS:
             _, forgotten = self._publishers.popitem(last=False)
             self._waiting -= sum(since is not None for since in forgotten.missing.values())

@@ -55,6 +55,8 @@ class Spool:
         """Use `directory`, which is made when first needed."""
         self._directory = Path(directory)
         self.claimed: list[Batch] = []
+        # done with, but still there: kept locked, so that nobody publishes them once more
+        self._stuck: list[Batch] = []
 
     def save(self, events: Iterable[Kept]) -> Path:
         """Write a batch, whole or not at all: these events, and what nobody has taken up of the claimed batches.
@@ -82,7 +84,9 @@ class Spool:
             raise
         _sync_directory(self._directory)
         while self.claimed:
-            self.claimed.pop().close(remove=True)
+            # one that stays holds nothing that this one does not hold under the same numbers
+            with contextlib.suppress(OSError):
+                self.claimed.pop().close(remove=True)
         return finished
 
     def claim(self) -> Batch | None:
@@ -116,13 +120,19 @@ class Spool:
         return next((batch for batch in self.claimed if batch.rest), None)
 
     def acknowledge(self, key: int) -> None:
-        """Note that an event needs no broker any more; a batch of which nothing is left is removed."""
+        """Note that an event needs no broker any more; a batch of which nothing is left is removed.
+
+        Raises:
+            OSError: it could not be removed. No other worker gets it while this one lives.
+        """
         for batch in self.claimed:
             if key in batch.keys:
                 batch.keys.remove(key)
                 if not batch.keys and not batch.rest:
                     self.claimed.remove(batch)
+                    self._stuck.append(batch)
                     batch.close(remove=True)
+                    self._stuck.remove(batch)
                 return
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from opal_backbone import wire
 from opal_backbone.core import Core
+from opal_backbone.link import Link
 from opal_backbone.metrics import Metrics
 from opal_backbone.reading import Received
 from opal_backbone.settings import load
@@ -77,3 +78,36 @@ async def test_what_is_not_in_the_topic_either_is_a_gap(broker: Standalone, chan
     assert counters["searches"] == 1
     assert counters["gaps"] == 1
     assert counters["missed"] == 1
+
+
+class RecordingCore(Core):
+    """Remembers what its connections handed to it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.taken: list[tuple[Link, list[Received]]] = []
+
+    def _take(self, link: Link, messages: list[Received]) -> None:
+        self.taken.append((link, messages))
+        super()._take(link, messages)
+
+
+async def test_a_connection_that_is_let_go_moves_no_place(broker: Standalone, channel: str) -> None:
+    core = RecordingCore(load({"OPAL_BROADCAST_URI": broker.url, **QUICK}, channel=channel), Metrics())
+    core.start()
+    await core.ready(30)
+    core.attach(lambda _text: None)
+    core.publish(wire.notification_payload("sender", ["t"], 1))
+    async with asyncio.timeout(10):
+        while core.metrics.value("received") < 1:
+            await asyncio.sleep(0.01)
+    link, messages = core.taken[-1]
+    # where a search for something missing reads again from
+    before = core._position = core.taken[0][1][0].position
+    core._break(link, "a search begins")
+    # in the same turn of the loop a listener comes, and what was under way arrives
+    core.attach(lambda _text: None)
+    core._go_on()
+    core._take(link, messages)
+    assert core._position == before
+    await core.stop()

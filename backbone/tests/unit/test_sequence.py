@@ -76,3 +76,11 @@ def test_a_huge_jump_does_not_fill_the_memory() -> None:
     assert len(tracker.overdue(10, 1)) == sequence.MAX_MISSING
     tracker.observe("a", 2 * 10**12, 20)
     assert len(tracker.overdue(30, 1)) == sequence.MAX_MISSING
+
+
+def test_publishers_that_were_heard_lately_are_counted() -> None:
+    tracker = SequenceTracker()
+    tracker.observe("a", 1, 0)
+    tracker.announce("b", 1, 5)
+    tracker.observe("a", 2, 10)
+    assert [tracker.heard_since(then) for then in (0, 5, 6, 11)] == [2, 2, 1, 0]

@@ -161,3 +161,21 @@ def test_only_its_owner_can_read_a_batch(tmp_path: Path) -> None:
     path = Spool(str(tmp_path / "spool")).save(EVENTS)
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_done_with_and_cannot_be_removed_is_published_by_nobody_else(tmp_path: Path) -> None:
+    path = Spool(str(tmp_path)).save(EVENTS)
+    spool = Spool(str(tmp_path))
+    batch = _claim(spool)
+    _take_up(batch, 1, len(EVENTS))
+    # where the file was, there is something now that cannot be removed, and the file has another name
+    path.rename(tmp_path / "9-9.batch")
+    path.mkdir()
+    keys = sorted(batch.keys)
+    del batch
+    for key in keys[:-1]:
+        spool.acknowledge(key)
+    with pytest.raises(OSError, match="directory"):
+        spool.acknowledge(keys[-1])
+    assert spool.waiting == 0
+    assert Spool(str(tmp_path)).claim() is None
