@@ -569,6 +569,7 @@ class Core:
                 self._judge(link, now)
         link = self._link
         if link is not None:
+            link.suit(self._alive(now))
             self._beat(link, now)
         self._look_for_the_missing(now)
         self._look_into_spool(now)
@@ -665,8 +666,11 @@ class Core:
         interval = self.settings.heartbeat_interval
         if self._told_number != self._outbox.last_number or now - self._heard_at >= interval * self._patience:
             return interval
-        alive = self._tracker.heard_since(now - 2 * _LEAST_RATE * interval)
-        return interval * min(max(1.0, alive / _AT_FULL_RATE), _LEAST_RATE)
+        return interval * min(max(1.0, self._alive(now) / _AT_FULL_RATE), _LEAST_RATE)
+
+    def _alive(self, now: float) -> int:
+        """Count the workers on the topic, this one too: each is heard of twice in this time at least."""
+        return self._tracker.heard_since(now - 2 * _LEAST_RATE * self.settings.heartbeat_interval)
 
     def unhealthy(self) -> str:
         """Say why this worker cannot be relied upon to hear every event; empty if it can."""

@@ -36,8 +36,10 @@ _closing: set[Any] = set()
 """Clients on their way out. One that is forgotten before would be shut down by the interpreter."""
 _generations = itertools.count(1)
 _RECEIVER_QUEUE = 1_000
-_LOT_DISTANCE = 0.04
-"""Seconds from one entry to the next that holds several events, at least."""
+_LOT_DISTANCE = (0.04, 0.2)
+"""Seconds from one entry to the next that holds several events: with few readers, and at most."""
+_DISPATCHES = 200
+"""How often a second a busy publisher has an entry of several events handed to a reader, all readers together."""
 _POISON = ("MessageTooBig", "InvalidMessage")
 """Results that no repetition will ever turn into success."""
 
@@ -171,6 +173,7 @@ class Link:
         self._unsent: list[tuple[Any, Callable[[str, Any], None]]] = []
         self._under_way = 0
         self._next_lot_at = 0.0
+        self._lot_distance = _LOT_DISTANCE[0]
         self._refused = False
         self._reader: Any = None  # a TopicReader, once there is one
         self._closed = False
@@ -178,6 +181,11 @@ class Link:
     def is_connected(self) -> bool:
         """Tell whether both directions have a connection, as far as the client library knows."""
         return bool(self._producer.is_connected() and self._reader.is_connected())
+
+    def suit(self, readers: int) -> None:
+        """Keep such a distance between entries of several events as suits so many readers of the topic."""
+        least, most = _LOT_DISTANCE
+        self._lot_distance = min(max(least, readers / _DISPATCHES), most)
 
     def send(self, payload: bytes, properties: dict[str, str], done: Callable[[str, Any], None]) -> None:
         """Hand a message to the client library, in order; it never waits.
@@ -193,11 +201,12 @@ class Link:
         """Give the library everything that has come since it was last given something."""
         if self._closed or self._refused or self._under_way or not self._unsent:
             return
-        now = self._loop.time()
-        if len(self._unsent) > 1 and now < self._next_lot_at:
-            self._loop.call_at(self._next_lot_at, self._hand_on)
-            return
-        self._next_lot_at = now + _LOT_DISTANCE
+        if len(self._unsent) > 1:
+            now = self._loop.time()
+            if now < self._next_lot_at:
+                self._loop.call_at(self._next_lot_at, self._hand_on)
+                return
+            self._next_lot_at = now + self._lot_distance
         unsent, self._unsent = self._unsent, []
         self._under_way = len(unsent)
         for message, done in unsent:

@@ -23,7 +23,7 @@ from opal_backbone.metrics import Metrics
 from opal_backbone.policywatch import PolicyWatch
 from opal_backbone.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, is_pulsar_uri, load
 from opal_backbone.state import StateFiles
-from opal_backbone.upstream import in_place_of_upstream, replayable, verify_built
+from opal_backbone.upstream import in_place_of_upstream, leave_out_what_nobody_reads, replayable, verify_built
 
 _STATE_INTERVAL = 1.0
 _WATCHDOG_ROUNDS = 5
@@ -39,6 +39,7 @@ class BackboneServer:
         with in_place_of_upstream(self.core):
             self.opal = OpalServer()
         verify_built(self.opal)
+        leave_out_what_nobody_reads()
         self.core.on_deaf = self._restart_service
         self.app: FastAPI = self.opal.app
         self._states = StateFiles(settings.state_dir)

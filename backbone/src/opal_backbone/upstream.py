@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,10 +16,13 @@ from typing import Any
 import opal_server.pubsub as opal_pubsub
 from broadcaster import Broadcast, Event
 from broadcaster._base import Subscriber
+from ddtrace.trace import tracer
 from fastapi_websocket_pubsub import EventBroadcaster, PubSubEndpoint
 from fastapi_websocket_pubsub.event_broadcaster import BroadcastNotification
 from loguru import logger
+from opal_common.config import opal_common_config
 from opal_common.sources.base_policy_source import BasePolicySource
+from opal_server.config import opal_server_config
 from opal_server.policy.watcher.task import BasePolicyWatcherTask, PolicyWatcherTask
 from opal_server.pubsub_resilience import FreezablePubSubEndpoint, ReconnectingBroadcaster
 from opal_server.server import OpalServer
@@ -52,6 +56,9 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (PubSubEndpoint, ("publish",)),
     (opal_pubsub, ("ReconnectingBroadcaster", "FreezablePubSubEndpoint", "PubSub")),
     (BasePolicySource, ("run",)),
+    (opal_common_config, ("LOG_LEVEL", "LOG_TO_FILE", "LOG_FILE_LEVEL")),
+    (opal_server_config, ("ENABLE_DATADOG_APM",)),
+    (tracer, ("enabled", "trace")),
 )
 # class -> attributes that its instances must have
 _ATTRIBUTES: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -77,7 +84,7 @@ def check() -> None:
         UpstreamChangedError: naming everything that is missing.
     """
     missing = [
-        f"{getattr(owner, '__name__', owner)}.{name}"
+        f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
         for owner, names in _NEEDED
         for name in names
         if not hasattr(owner, name)
@@ -256,6 +263,21 @@ def verify_built(server: OpalServer) -> None:
         raise UpstreamChangedError("OPAL-server does not open the backbone's channel")
 
 
+def leave_out_what_nobody_reads() -> None:
+    """Have a worker make no log records that are dropped, and no traces that nobody collects.
+
+    OPAL sends all records of Python's own loggers to its log, which looks at the level last. The websocket library
+    makes several of each event for each subscriber, which took a quarter of a worker's time. And where OPAL says that
+    Datadog's tracing is disabled, it traces every publish all the same, for an agent that is not there.
+    """
+    levels = [opal_common_config.LOG_LEVEL]
+    if opal_common_config.LOG_TO_FILE:
+        levels.append(opal_common_config.LOG_FILE_LEVEL)
+    logging.getLogger().setLevel(min(logger.level(level).no for level in levels))
+    if not opal_server_config.ENABLE_DATADOG_APM:
+        tracer.enabled = False
+
+
 def policy_watch(server: OpalServer) -> dict[str, asyncio.Task[Any]]:
     """Return the tasks in which this worker watches the policy repository, by name; none where that is not its part.
 
@@ -288,6 +310,7 @@ __all__ = [
     "UpstreamChangedError",
     "check",
     "in_place_of_upstream",
+    "leave_out_what_nobody_reads",
     "policy_watch",
     "replayable",
     "verify_built",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Iterator
 
 import pytest
+from ddtrace.trace import tracer
 from fastapi_websocket_pubsub import event_broadcaster
 from fastapi_websocket_pubsub.event_broadcaster import BroadcastNotification
+from opal_common.config import opal_common_config
 from opal_server import pubsub, pubsub_resilience, server
+from opal_server.config import opal_server_config
 
 from opal_backbone import upstream
 
@@ -72,3 +77,35 @@ def test_the_schema_is_the_one_that_is_written_to_the_topic() -> None:
 
     note = BroadcastNotification.parse_raw(wire.notification_payload("me", ["t"], {"a": 1}))
     assert (note.notifier_id, note.topics, note.data) == ("me", ["t"], {"a": 1})
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    level, enabled = logging.getLogger().level, tracer.enabled
+    yield
+    logging.getLogger().setLevel(level)
+    tracer.enabled = enabled
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize(
+    ("level", "file_level", "least"),
+    [("INFO", None, logging.INFO), ("DEBUG", None, logging.DEBUG), ("WARNING", "DEBUG", logging.DEBUG)],
+)
+def test_only_log_records_that_are_dropped_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, level: str, file_level: str | None, least: int
+) -> None:
+    monkeypatch.setattr(opal_common_config, "LOG_LEVEL", level)
+    monkeypatch.setattr(opal_common_config, "LOG_TO_FILE", file_level is not None)
+    monkeypatch.setattr(opal_common_config, "LOG_FILE_LEVEL", file_level)
+    upstream.leave_out_what_nobody_reads()
+    assert logging.getLogger("fastapi_ws_rpc.test").getEffectiveLevel() == least
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_traces_are_made_for_somebody_only(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    monkeypatch.setattr(opal_server_config, "ENABLE_DATADOG_APM", wanted)
+    tracer.enabled = True
+    upstream.leave_out_what_nobody_reads()
+    assert tracer.enabled == wanted
