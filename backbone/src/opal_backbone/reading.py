@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +18,7 @@ from typing import Any
 import _pulsar
 
 _LOT = 200
-"""Messages that are taken and handed out at once, at most."""
-_LOT_SECONDS = 0.01
-"""Seconds for which further ones are taken before the first is handed out; each may wait for the interpreter's lock."""
+"""Messages that are handed out at once, at most."""
 _AT_HAND = 1_000
 """Messages that were taken and not handed out, at about which no more are taken: the broker keeps them."""
 _WAIT_MS = 200
@@ -70,7 +67,8 @@ class Received:
 class TopicReader:
     """Takes messages from a reader of the extension and hands them out in order, in lots, on the event loop.
 
-    A thread takes them: it waits for one, takes what else is at hand, and wakes the loop once for all of these.
+    A thread takes them one by one, and wakes the loop once for all that it has not looked at yet. It never asks whether
+    there is another: that there is none comes as an exception of the extension, which costs more than a message.
     """
 
     def __init__(self, reader: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,6 +77,7 @@ class TopicReader:
         self._loop = loop
         # the thread adds at its end, the loop takes from its beginning
         self._inbox: deque[tuple[str, Any]] = deque()
+        self._woken = False
         self._paused = True
         self._ended = False
         self._go_on = threading.Event()
@@ -132,24 +131,29 @@ class TopicReader:
         """Take messages until reading ends; the thread's work."""
         # a process that comes to its end without ending its readers is not kept from it
         while not self._ended and threading.main_thread().is_alive():
-            self._go_on.clear()
-            if self._paused or len(self._inbox) >= _AT_HAND:
-                self._go_on.wait(_WAIT_MS / 1000)
+            if self._is_to_wait():
+                self._go_on.clear()
+                if self._is_to_wait():  # what has changed since would not be told again
+                    self._go_on.wait(_WAIT_MS / 1000)
                 continue
             answer = self.next(_WAIT_MS)
-            lot = []
-            whole_at = time.monotonic() + _LOT_SECONDS
-            while answer is not None:
-                lot.append(answer)
-                whole = answer[0] or len(lot) == _LOT or time.monotonic() >= whole_at
-                answer = None if whole else self.next(0)
-            if not lot:
+            if answer is None:
                 continue
-            self._inbox.extend(lot)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._hand_out)
-            if lot[-1][0]:
+            self._inbox.append(answer)
+            if not self._woken:
+                self._woken = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._wake)
+            if answer[0]:
                 return
+
+    def _is_to_wait(self) -> bool:
+        return self._paused or len(self._inbox) >= _AT_HAND
+
+    def _wake(self) -> None:
+        # first of all: what is put into the inbox from here on wakes the loop again
+        self._woken = False
+        self._hand_out()
 
     def _hand_out(self) -> None:
         if self._ended or self._paused or not self._inbox:
@@ -163,7 +167,8 @@ class TopicReader:
         if self._inbox:
             # everything else on the loop has its turn first
             self._loop.call_soon(self._hand_out)
-        self._go_on.set()
+        if not self._go_on.is_set():
+            self._go_on.set()
         try:
             if messages:
                 self._on_messages(messages)
