@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+import pytest
 
 from opal_backbone import wire
 from opal_backbone.core import Core
@@ -18,8 +21,6 @@ from opal_backbone.reading import Position, Received
 from opal_backbone.settings import Settings, load
 from pulsar_broker import Standalone
 
-DISTANCE = 0.04
-"""Seconds between two entries of several events, at least."""
 LARGEST = 5 * 1024 * 1024
 """Bytes of a message that a broker takes, by default."""
 
@@ -45,10 +46,16 @@ async def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _publish(settings: Settings, count: int, together: int, pause: float = 0) -> float:
-    """Publish numbers, so many in one moment and a pause after each such lot; return how many seconds it all took."""
+async def _publish(settings: Settings, count: int, together: int, pause: float = 0, others: int = 0) -> float:
+    """Publish numbers, so many in one moment and a pause after each such lot; return how many seconds it all took.
+
+    So many other workers were heard of before.
+    """
     loop = asyncio.get_running_loop()
     async with _core(settings) as core:
+        for number in range(others):
+            core._tracker.announce(f"worker{number}", 0, time.monotonic())
+        await asyncio.sleep(0.5)  # the core looks around four times a second
         began = loop.time()
         for number in range(count):
             core.publish(_event(number))
@@ -95,13 +102,16 @@ async def test_events_of_one_moment_are_one_entry(broker: Standalone, channel: s
     assert len({message.position.key[:2] for _, message in found}) == 1
 
 
-async def test_entries_of_several_events_keep_a_distance(broker: Standalone, channel: str) -> None:
+@pytest.mark.parametrize(("others", "distance"), [(0, 0.04), (20, 0.1), (99, 0.2)])
+async def test_entries_of_several_events_keep_a_distance(
+    broker: Standalone, channel: str, others: int, distance: float
+) -> None:
     settings = _settings(broker, channel)
-    took = await _publish(settings, 400, together=2, pause=0.005)
+    took = await _publish(settings, 400, together=2, pause=0.005, others=others)
     found = await _read(settings, "earliest", 399)
     assert [number for number, _ in found] == list(range(400))
     entries = Counter(message.position.key[:2] for _, message in found)
-    assert sum(count > 1 for count in entries.values()) <= took / DISTANCE + 1
+    assert sum(count > 1 for count in entries.values()) <= took / distance + 1
 
 
 async def test_an_event_alone_waits_for_nothing(broker: Standalone, channel: str) -> None:
