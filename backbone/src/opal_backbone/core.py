@@ -34,10 +34,10 @@ _TICK = 0.25
 _BACKOFF = (0.5, 1.0, 2.0, 3.0, 5.0)
 _RECENT = 100
 _AT_FULL_RATE = 10
-"""Publishers that may all send heartbeats at the set interval. Each of more sends fewer, all together as many as these:
-every heartbeat goes to every worker of the fleet."""
+"""Publishers that may all send heartbeats at the set interval. Each of more sends fewer, all together as many as these,
+since every heartbeat goes to every worker of the fleet."""
 _LEAST_RATE = 12
-"""Set intervals from one heartbeat of a worker to the next, at most."""
+"""Set intervals from one heartbeat of a worker to the next, at most; from 120 workers on there are more after all."""
 _SPOOL_INTERVAL = 5.0
 _TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
 
@@ -69,8 +69,8 @@ class Core:
         self._echo_under_way = 0
 
         self._link: Link | None = None
-        self._let_go: asyncio.Future[None] | None = None
         self._up = asyncio.Event()
+        self._gone = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._closed = False
@@ -89,7 +89,7 @@ class Core:
         self._heartbeat_since: float | None = None
         self._heartbeat_sent = 0.0
         self._last_beat = float("-inf")
-        # the number that the last heartbeat told the others, and how long everybody may be silent, in set intervals
+        # the number in the last heartbeat that a broker took, and how long everybody may be silent, in set intervals
         self._told_number = 0
         self._patience = random.uniform(1, 1.3)
         self._ever_up = False
@@ -207,7 +207,8 @@ class Core:
                 self._connect_failed(error)
                 await asyncio.sleep(_backoff(attempt))
                 continue
-            await self._take_up(link)
+            self._take_up(link)
+            await self._gone.wait()
             if time.monotonic() - self._up_since > 5:
                 attempt = 0
             else:  # it breaks as soon as it is made: do not hammer the broker
@@ -224,12 +225,11 @@ class Core:
             logger.warning(f"Backbone: cannot connect ({error}{hint}); trying again, {len(self._outbox)} event(s) wait")
         self._last_error, self._last_reason = error, failure.reason
 
-    def _take_up(self, link: Link) -> asyncio.Future[None]:
-        """Use a link; return what is done when it has been let go."""
+    def _take_up(self, link: Link) -> None:
         now = time.monotonic()
         again = self._ever_up
         self._link = link
-        self._let_go = let_go = asyncio.get_running_loop().create_future()
+        self._gone.clear()
         self._up_since = self._progress_at = now
         if not again:
             self._heard_at = now
@@ -252,7 +252,6 @@ class Core:
             link.pause()
         self._up.set()
         self._pump()
-        return let_go
 
     def _break(self, link: Link, reason: str) -> None:
         """Let go of a link that is of no use; nothing that still comes from it is taken."""
@@ -262,10 +261,9 @@ class Core:
         self._last_error, self._last_reason = reason, ""
         self._link = None
         self._up.clear()
+        self._gone.set()
         self._unread.clear()
         link.abandon()
-        if self._let_go is not None and not self._let_go.done():
-            self._let_go.set_result(None)
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
@@ -573,12 +571,12 @@ class Core:
             self._beat(link, now)
         self._look_for_the_missing(now)
         self._look_into_spool(now)
-        if self._overflowed and link is not None and not self._outbox and self._disconnected_since is None:
+        if self._overflowed and self._link is not None and not self._outbox and self._disconnected_since is None:
             self._overflowed = False
             self._gap("events were refused while the buffer was full")
         self._look_at_deafness()
         oldest = self._outbox.oldest()
-        self.metrics.gauge("connected", float(link is not None and not self.unhealthy()))
+        self.metrics.gauge("connected", float(self._link is not None and not self.unhealthy()))
         self.metrics.gauge("waiting", len(self._outbox))
         self.metrics.gauge("waiting_bytes", self._outbox.bytes)
         self.metrics.gauge("heard_age_seconds", now - self._heard_at)
@@ -661,7 +659,7 @@ class Core:
     def _silence(self, now: float) -> float:
         """Return how long this worker may be silent, in seconds.
 
-        Longer than the set interval only while the others know all that it has published, and it hears the others.
+        Longer than the set interval only while a heartbeat has told of all that it published, and it hears others.
         """
         interval = self.settings.heartbeat_interval
         if self._told_number != self._outbox.last_number or now - self._heard_at >= interval * self._patience:
@@ -669,7 +667,7 @@ class Core:
         return interval * min(max(1.0, self._alive(now) / _AT_FULL_RATE), _LEAST_RATE)
 
     def _alive(self, now: float) -> int:
-        """Count the workers on the topic, this one too: each is heard of twice in this time at least."""
+        """Count the workers that were heard lately, this one too: for twice as long as one may be silent."""
         return self._tracker.heard_since(now - 2 * _LEAST_RATE * self.settings.heartbeat_interval)
 
     def unhealthy(self) -> str:

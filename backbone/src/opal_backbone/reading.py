@@ -104,7 +104,7 @@ class TopicReader:
         """Hand out messages again after `pause`, the first one not before this call has returned."""
         self._paused = False
         self._go_on.set()
-        self._loop.call_soon(self._hand_out)
+        self._hand_out_by(self._loop.call_soon)
 
     def end(self) -> None:
         """Read no more, without waiting for anything."""
@@ -140,22 +140,23 @@ class TopicReader:
             if answer is None:
                 continue
             self._inbox.append(answer)
-            if not self._woken:
-                self._woken = True
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self._wake)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._hand_out_by(self._loop.call_soon_threadsafe)
             if answer[0]:
                 return
 
     def _is_to_wait(self) -> bool:
         return self._paused or len(self._inbox) >= _AT_HAND
 
-    def _wake(self) -> None:
-        # first of all: what is put into the inbox from here on wakes the loop again
-        self._woken = False
-        self._hand_out()
+    def _hand_out_by(self, call_soon: Callable[[Callable[[], None]], Any]) -> None:
+        """Have messages handed out in a turn of the loop, unless one is to come anyway."""
+        if not self._woken:
+            self._woken = True
+            call_soon(self._hand_out)
 
     def _hand_out(self) -> None:
+        # first of all: what is put into the inbox from here on wakes the loop again
+        self._woken = False
         if self._ended or self._paused or not self._inbox:
             return
         messages: list[Received] = []
@@ -166,7 +167,7 @@ class TopicReader:
                 messages.append(Received(raw))
         if self._inbox:
             # everything else on the loop has its turn first
-            self._loop.call_soon(self._hand_out)
+            self._hand_out_by(self._loop.call_soon)
         if not self._go_on.is_set():
             self._go_on.set()
         try:

@@ -84,7 +84,7 @@ class Spool:
             raise
         _sync_directory(self._directory)
         while self.claimed:
-            # one that stays holds nothing that this one does not hold under the same numbers
+            # one that stays is published once more by a later worker, under the numbers that its events had
             with contextlib.suppress(OSError):
                 self.claimed.pop().close(remove=True)
         return finished

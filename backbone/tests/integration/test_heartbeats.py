@@ -56,6 +56,9 @@ async def test_a_large_fleet_sends_few_and_every_worker_keeps_hearing(broker: St
 async def test_the_others_are_told_soon_of_what_was_the_last(broker: Standalone, channel: str) -> None:
     async with _fleet(broker, channel) as cores:
         sent = cores[0].metrics.value("heartbeats_sent")
+        while cores[0].metrics.value("heartbeats_sent") == sent:  # so that none is under way
+            await asyncio.sleep(0.02)
+        sent = cores[0].metrics.value("heartbeats_sent")
         cores[0].publish(wire.notification_payload("test", ["t"], 1))
         began = time.monotonic()
         async with asyncio.timeout(2 * INTERVAL):
