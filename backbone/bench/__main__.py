@@ -2,9 +2,9 @@
 
 `python -m bench` starts real brokers and real OPAL-server workers on loopback, publishes through the HTTP interface of
 one worker, and notes when a websocket subscriber of each other worker has each event. Beside them, in the same run,
-stand the floors: pulsar-client alone, and OPAL-server with the subscribers on the worker that publishes. All take
-turns, so that what disturbs the machine disturbs each. Results go to standard output as a Markdown table, and to charts
-in SVG.
+stand the floors: pulsar-client alone, with as many reading processes as there are workers and with all readers in one,
+and OPAL-server with the subscribers on the worker that publishes. All take turns, so that what disturbs the machine
+disturbs each. Results go to standard output as a Markdown table, and to charts in SVG.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import chart, services
-from bench.measure import Load, Result, over_rounds, pulsar_alone, through_opal
+from bench.floor import pulsar_alone
+from bench.measure import Load, Result, over_rounds, through_opal
 from bench.opal import workers
 
-FLOOR, MEMORY, OURS = "pulsar-client alone", "OPAL in memory", "this backend"
+FLOOR, ONE_PROCESS = "pulsar-client alone", "pulsar-client in one process"
+MEMORY, OURS = "OPAL in memory", "this backend"
 BACKBONES = {
     OURS: (services.pulsar, "opal_backbone.server:app"),
     "upstream Pulsar": (services.pulsar, "opal_server.main:app"),
@@ -36,9 +38,9 @@ BACKBONES = {
 def measure(name: str, receivers: int, load: Load, directory: Path) -> Result:
     """Measure one backbone, or one of the floors, with that many receivers."""
     directory.mkdir()
-    if name == FLOOR:
+    if name in (FLOOR, ONE_PROCESS):
         with services.pulsar(directory) as uri:
-            return pulsar_alone(uri, receivers, load)
+            return pulsar_alone(name, uri, receivers, load, processes=receivers if name == FLOOR else 1)
     if name == MEMORY:
         with workers("opal_server.main:app", "", 1, directory) as fleet:
             return asyncio.run(through_opal(name, fleet, receivers, load))
@@ -74,6 +76,9 @@ def ratios(results: list[Result]) -> str:
             continue
         ours, floor = of[OURS], of[FLOOR].p50 + of[MEMORY].p50
         line = f"{receivers} receivers: p50 is {ours.p50 / floor:.2f} of both floors together ({floor:.1f} ms)"
+        if ONE_PROCESS in of:
+            floor = of[ONE_PROCESS].p50 + of[MEMORY].p50
+            line += f", {ours.p50 / floor:.2f} of those with all of Pulsar's readers in one process ({floor:.1f} ms)"
         for other in BACKBONES:
             if other != OURS and other in of and of[other].sustained:
                 line += f"; events/s {ours.sustained / of[other].sustained:.1f} x {other}"
@@ -88,7 +93,7 @@ def main() -> int:
     top.add_argument("--events", type=int, default=200, help="events published at --rate, for latency")
     top.add_argument("--rate", type=float, default=20, help="events per second")
     top.add_argument("--burst", type=int, default=1000, help="events published as fast as possible")
-    top.add_argument("--backbones", default=",".join([FLOOR, MEMORY, *BACKBONES]), help="which, comma-separated")
+    top.add_argument("--backbones", default=",".join([FLOOR, ONE_PROCESS, MEMORY, *BACKBONES]), help="which, comma-separated")
     top.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turns; medians are shown")
     top.add_argument("--output", type=Path, default=Path("bench-results"), help="directory for results")
     arguments = top.parse_args()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 
@@ -135,47 +133,4 @@ async def through_opal(name: str, fleet: Workers, receivers: int, load: Load) ->
             result.receiver_ms = statistics.mean(used[1:]) / load.burst * 1000
         for subscriber in subscribers:
             await subscriber.close()
-    return result
-
-
-def pulsar_alone(uri: str, receivers: int, load: Load) -> Result:
-    """Produce and read with pulsar-client alone: one producer, and as many readers as there are receivers."""
-    import pulsar
-
-    client = pulsar.Client(uri, io_threads=2, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
-    result = Result("pulsar-client alone", receivers)
-    result.expected, result.sustained_expected = load.events * receivers, load.burst * receivers
-    arrivals: list[dict[bytes, float]] = [{} for _ in range(receivers)]
-    done = threading.Event()
-    total = WARM + load.events + load.burst
-
-    def listener(own: dict[bytes, float]) -> Any:
-        def note(_reader: Any, message: Any) -> None:
-            own[message.data()] = time.time()
-            if len(own) == total and all(len(each) == total for each in arrivals):
-                done.set()
-
-        return note
-
-    topic = f"floor-{receivers}"
-    readers = [client.create_reader(topic, pulsar.MessageId.latest, reader_listener=listener(own)) for own in arrivals]
-    producer = client.create_producer(topic, max_pending_messages=load.burst + 10)
-    for number in range(WARM):
-        producer.send(b"warm%d" % number)
-    sent = {}
-    for number in range(load.events):
-        key = b"paced%d" % number
-        sent[key] = time.time()
-        producer.send_async(key, lambda _result, _id: None)
-        time.sleep(1 / load.rate)
-    began = time.time()
-    for number in range(load.burst):
-        producer.send_async(b"burst%d" % number, lambda _result, _id: None)
-    done.wait(60)
-    ends = [when for own in arrivals for key, when in own.items() if key.startswith(b"burst")]
-    result.note_latencies([(own[key] - when) * 1000 for own in arrivals for key, when in sent.items() if key in own])
-    result.note_burst(len(ends), max(ends, default=began) - began)
-    for reader in readers:
-        reader.close()
-    client.close()
     return result
