@@ -38,6 +38,8 @@ _AT_FULL_RATE = 10
 since every heartbeat goes to every worker of the fleet."""
 _LEAST_RATE = 12
 """Set intervals from one heartbeat of a worker to the next, at most; from 120 workers on there are more after all."""
+_TELLINGS = 2
+"""Heartbeats in a row that tell one number at the set interval, before there may be fewer."""
 _SPOOL_INTERVAL = 5.0
 _TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
 
@@ -89,8 +91,11 @@ class Core:
         self._heartbeat_since: float | None = None
         self._heartbeat_sent = 0.0
         self._last_beat = float("-inf")
-        # the number in the last heartbeat that a broker took, and how long everybody may be silent, in set intervals
-        self._told_number = 0
+        # the place read so far when the last heartbeat was sent: in the same topic it comes after that
+        self._heartbeat_after = (-1, -1, -1)
+        # the number in the last heartbeat that a broker took, and how many in a row told it
+        self._told = (0, 0)
+        # how long everybody may be silent, in set intervals
         self._patience = random.uniform(1, 1.3)
         self._ever_up = False
         self._last_error = ""
@@ -239,6 +244,7 @@ class Core:
             self._high = link.start.key
         self._position_checked = False
         self._unread.clear()
+        self._told = (0, 0)
         self._outbox.rewind()
         self._ever_up = True
         self._last_error = ""
@@ -438,10 +444,11 @@ class Core:
             where = "starts anew" if key < last else "no longer holds the place where reading stopped"
             self._gap(f"the topic {where} (stopped at {_show(last)}, goes on at {message.position})")
             return "skip"
-        if key < last and self._is_awaited_heartbeat(message):
-            # a heartbeat sent a moment ago has an older place than what was read: this is another topic of that name
-            self._position, self._high = message.position, key
-            self._gap(f"the topic starts anew (stopped at {_show(last)}, goes on at {message.position})")
+        if key <= self._heartbeat_after and self._is_awaited_heartbeat(message):
+            # it has an older place than what was read before it was sent: this is another topic of that name
+            stopped, self._high = self._high, key
+            self._position = message.position
+            self._gap(f"the topic starts anew (stopped at {_show(stopped)}, goes on at {message.position})")
             return "skip"
         self._position = message.position
         if key <= self._high:
@@ -637,10 +644,12 @@ class Core:
         """Send a heartbeat when nothing of this worker's own has come by for a while and nothing is under way."""
         if self._outbox or self._heartbeat_since is not None:
             return
-        if now - max(self._own_heard_at, self._last_beat) < self._silence(now):
+        # while reading what is older than what was read before, only a heartbeat shows whether this is the same topic
+        heard_at = self._last_beat if self._reads_again() else max(self._own_heard_at, self._last_beat)
+        if now - heard_at < self._silence(now):
             return
         self._last_beat = self._heartbeat_since = now
-        self._heartbeat_sent = time.time()
+        self._heartbeat_sent, self._heartbeat_after = time.time(), self._high
         number = self._outbox.last_number
         stamp = wire.Stamp(self.publisher_id, number, "heartbeat", self._heartbeat_sent)
 
@@ -651,7 +660,7 @@ class Core:
             if reason:
                 self._break(link, f"a heartbeat failed with {reason}")
             else:
-                self._told_number = number
+                self._told = (number, self._told[1] + 1 if self._told[0] == number else 1)
                 self.metrics.count("heartbeats_sent")
 
         link.send(wire.heartbeat_payload(self.publisher_id), stamp.properties(), done)
@@ -659,12 +668,20 @@ class Core:
     def _silence(self, now: float) -> float:
         """Return how long this worker may be silent, in seconds.
 
-        Longer than the set interval only while a heartbeat has told of all that it published, and it hears others.
+        Longer than the set interval only while two heartbeats have told of all that it published, one of which may be
+        missing like an event, and while it hears others and what is new.
         """
         interval = self.settings.heartbeat_interval
-        if self._told_number != self._outbox.last_number or now - self._heard_at >= interval * self._patience:
+        number, times = self._told
+        if number != self._outbox.last_number or times < _TELLINGS or self._reads_again():
+            return interval
+        if now - self._heard_at >= interval * self._patience:
             return interval
         return interval * min(max(1.0, self._alive(now) / _AT_FULL_RATE), _LEAST_RATE)
+
+    def _reads_again(self) -> bool:
+        """Tell whether the place of reading is before another that was read."""
+        return self._position is not None and self._position.key < self._high
 
     def _alive(self, now: float) -> int:
         """Count the workers that were heard lately, this one too: for twice as long as one may be silent."""

@@ -6,7 +6,8 @@ where an exception would end the process: each one does nothing but hand its arg
 
 An event that is alone goes out at once. Those that come while others are under way share an entry of the topic, and
 entries of several keep a distance: each entry costs the broker a write to its journal and a dispatch to every worker of
-the fleet, however many events it holds.
+the fleet, however many events it holds. No more can join them once the window of events under way is full, so then they
+wait for nothing.
 """
 
 from __future__ import annotations
@@ -162,8 +163,8 @@ def make_client(settings: Settings) -> Any:
 class Link:
     """A live connection: sends in order, and reads in order from a given place on."""
 
-    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
-        """Take over a client; use `open_link` to make a whole link."""
+    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop, window: int = 1) -> None:
+        """Take over a client; use `open_link` to make a whole link. At most `window` events will be under way."""
         self.generation = next(_generations)
         self.start: Position
         self._client = client
@@ -172,7 +173,9 @@ class Link:
         self._producer: Any = None
         self._unsent: list[tuple[Any, Callable[[str, Any], None]]] = []
         self._under_way = 0
+        self._window = window
         self._next_lot_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._lot_distance = _LOT_DISTANCE[0]
         self._refused = False
         self._reader: Any = None  # a TopicReader, once there is one
@@ -193,18 +196,21 @@ class Link:
         `done` is called on the loop with an empty text and the message's raw id, or with the reason for a failure.
         """
         self._unsent.append((_message(payload, properties), done))
-        if not self._under_way and len(self._unsent) == 1:
+        if not self._under_way and len(self._unsent) in (1, self._window):
             # what is sent in the same turn of the loop goes along
             self._loop.call_soon(self._hand_on)
 
     def _hand_on(self) -> None:
         """Give the library everything that has come since it was last given something."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._closed or self._refused or self._under_way or not self._unsent:
             return
-        if len(self._unsent) > 1:
+        if 1 < len(self._unsent) < self._window:
             now = self._loop.time()
             if now < self._next_lot_at:
-                self._loop.call_at(self._next_lot_at, self._hand_on)
+                self._timer = self._loop.call_at(self._next_lot_at, self._hand_on)
                 return
             self._next_lot_at = now + self._lot_distance
         unsent, self._unsent = self._unsent, []
@@ -337,7 +343,7 @@ async def open_link(
     Raises:
         LinkError: any step failed; nothing of the attempt is left behind.
     """
-    link = Link(make_client(settings), asyncio.get_running_loop())
+    link = Link(make_client(settings), asyncio.get_running_loop(), settings.in_flight)
     try:
         if await link.partitions(settings) != [settings.topic]:
             raise LinkError(f"use {settings.topic}", "it is a partitioned topic, which keeps no order")

@@ -78,7 +78,7 @@ _NUMBERS: dict[str, tuple[str, type[int] | type[float], float]] = {
     "BUFFER_BYTES": ("buffer_bytes", int, 1024),
     "IN_FLIGHT": ("in_flight", int, 1),
     "GAP_GRACE": ("gap_grace", float, 0),
-    "HOLD_AFTER": ("hold_after", float, 0.1),
+    "HOLD_AFTER": ("hold_after", float, 0.5),
     "STOP_TIMEOUT": ("stop_timeout", float, 0),
 }
 _FILES = {

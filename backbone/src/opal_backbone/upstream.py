@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -268,13 +269,14 @@ def leave_out_what_nobody_reads() -> None:
 
     OPAL sends all records of Python's own loggers to its log, which looks at the level last. The websocket library
     makes several of each event for each subscriber, which took a quarter of a worker's time. And where OPAL says that
-    Datadog's tracing is disabled, it traces every publish all the same, for an agent that is not there.
+    Datadog's tracing is disabled, it traces every publish all the same, for an agent that is not there. Whoever sets
+    Datadog's own DD_TRACE_ENABLED is obeyed.
     """
     levels = [opal_common_config.LOG_LEVEL]
     if opal_common_config.LOG_TO_FILE:
         levels.append(opal_common_config.LOG_FILE_LEVEL)
     logging.getLogger().setLevel(min(logger.level(level).no for level in levels))
-    if not opal_server_config.ENABLE_DATADOG_APM:
+    if not opal_server_config.ENABLE_DATADOG_APM and "DD_TRACE_ENABLED" not in os.environ:
         tracer.enabled = False
 
 

@@ -68,6 +68,25 @@ async def test_the_others_are_told_soon_of_what_was_the_last(broker: Standalone,
         assert time.monotonic() - began > INTERVAL / 2
 
 
+async def test_they_are_told_once_more_because_that_may_be_missing_too(broker: Standalone, channel: str) -> None:
+    async with _fleet(broker, channel) as cores:
+        core = cores[0]
+
+        async def beats(within: float) -> float:
+            before = core.metrics.value("heartbeats_sent")
+            await asyncio.sleep(within)
+            return core.metrics.value("heartbeats_sent") - before
+
+        core.publish(wire.notification_payload("test", ["t"], 1))
+        assert await beats(3 * INTERVAL) >= 2
+        # a new connection has missed something, perhaps
+        assert core._link is not None
+        core._break(core._link, "the test wants it so")
+        await asyncio.sleep(0.5)
+        await core.ready(20)
+        assert await beats(3 * INTERVAL) >= 2
+
+
 async def test_one_whom_the_others_have_left_alone_hears_itself(broker: Standalone, channel: str) -> None:
     async with _fleet(broker, channel) as cores:
         await asyncio.gather(*(core.stop() for core in cores[1:]))

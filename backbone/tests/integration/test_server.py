@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,11 +281,43 @@ def test_another_scheme_is_left_to_upstream(channel: str, tmp_path: Path) -> Non
         host.kill()
 
 
+LIGHT = """
+import asyncio, gc, logging
+from ddtrace.trace import tracer
+from opal_backbone.server import app
+
+async def main():
+    async with app.router.lifespan_context(app):
+        print(gc.get_freeze_count() > 10_000, tracer.enabled, logging.getLevelName(logging.getLogger().level))
+
+asyncio.run(main())
+"""
+
+
+def test_a_worker_carries_nothing_that_nobody_asked_for(broker: Standalone, channel: str, tmp_path: Path) -> None:
+    """Old objects are no matter of its collector, no traces are made, and no log records below its log's level."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("OPAL_", "DD_"))},
+        "OPAL_BROADCAST_URI": broker.url,
+        "OPAL_BROADCAST_CHANNEL_NAME": channel,
+        "OPAL_REPO_WATCHER_ENABLED": "false",
+        "OPAL_LOG_LEVEL": "WARNING",
+    }
+    worker = subprocess.run(
+        [sys.executable, "-c", LIGHT],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert worker.stdout.splitlines()[-1] == "True False WARNING"
+
+
 async def test_the_command_publishes_to_every_worker_and_shows_the_topic(
     make_host: HostMaker, broker: Standalone, channel: str
 ) -> None:
-    import sys
-
     host = make_host()
     got: list[list[Any]] = [[] for _ in range(6)]
     clients = [await subscribe(host, "policy_data", each) for each in got]

@@ -103,9 +103,14 @@ def test_only_log_records_that_are_dropped_are_left_out(
 
 
 @pytest.mark.usefixtures("as_before")
-@pytest.mark.parametrize("wanted", [True, False])
-def test_traces_are_made_for_somebody_only(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+@pytest.mark.parametrize(("wanted", "datadog_says"), [(True, None), (False, None), (False, "true")])
+def test_traces_are_made_for_somebody_only(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, datadog_says: str | None
+) -> None:
     monkeypatch.setattr(opal_server_config, "ENABLE_DATADOG_APM", wanted)
+    monkeypatch.delenv("DD_TRACE_ENABLED", raising=False)
+    if datadog_says is not None:
+        monkeypatch.setenv("DD_TRACE_ENABLED", datadog_says)
     tracer.enabled = True
     upstream.leave_out_what_nobody_reads()
-    assert tracer.enabled == wanted
+    assert tracer.enabled == (wanted or datadog_says is not None)

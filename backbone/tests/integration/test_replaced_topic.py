@@ -1,0 +1,64 @@
+"""A topic that gives way to another of its name, with earlier places, while the connection lasts.
+
+A whole cluster that is replaced ends the connection. So here messages of an earlier topic, real ones, are handed to a
+core as if they came from its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from opal_backbone import wire
+from opal_backbone.core import Core
+from opal_backbone.link import Link, make_reader, open_link
+from opal_backbone.metrics import Metrics
+from opal_backbone.reading import Received
+from opal_backbone.settings import Settings, load
+from pulsar_broker import Standalone
+
+
+async def _put(link: Link, settings: Settings, stamp: wire.Stamp, payload: bytes) -> Received:
+    """Publish a message, and return it as it is read."""
+    await link.publish(payload, settings, stamp.properties())
+    message = await link.read_one(10)
+    assert message is not None
+    return message
+
+
+async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone, channel: str) -> None:
+    environ = {"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_HEARTBEAT_INTERVAL": "1"}
+    early = load(environ, channel=f"{channel}-early")
+    earlier = await open_link(early, None, (b"{}", {}))
+    await make_reader(earlier, early, "latest")
+    core = Core(load(environ, channel=channel), Metrics())
+    ended: list[bool] = []
+    core.attach(lambda text: ended.append(text is None))
+    core.start()
+    await core.ready(30)
+    for number in range(99):  # in a fleet as large as this a worker may be silent for long
+        core._tracker.announce(f"worker{number}", 0, time.monotonic())
+    async with asyncio.timeout(20):
+        while core._silence(time.monotonic()) < 5:
+            await asyncio.sleep(0.1)
+    link, sent = core._link, core.metrics.value("heartbeats_sent")
+    assert link is not None
+
+    other = wire.Stamp("worker1", 1, "event", time.time())
+    event = await _put(earlier, early, other, wire.notification_payload("test", ["t"], 1))
+    assert event.position.key < core._high
+    core._take(link, [event])
+    assert ended == [False], "the event was not handed on"
+
+    async with asyncio.timeout(3):
+        while core.metrics.value("heartbeats_sent") == sent:  # long before the fleet's size would have it
+            await asyncio.sleep(0.02)
+    own = wire.Stamp(core.publisher_id, 0, "heartbeat", core._heartbeat_sent)
+    heartbeat = await _put(earlier, early, own, wire.heartbeat_payload(core.publisher_id))
+    # the real one has come by meanwhile, so that reading goes back once more
+    core._take(link, [event, heartbeat])
+    assert ended == [False, True]
+    assert "the topic starts anew" in core.state()["last_gap"]["reason"]
+    assert core._link is link
+    await core.stop()
+    await earlier.close(2)
