@@ -108,7 +108,9 @@ async def _call(doing: str, start: Callable[[Callable[..., None]], None], timeou
 
     start(callback)
     try:
-        return await asyncio.wait_for(future, timeout)
+        # not `wait_for`, which forgets that it was cancelled if the answer comes at the same moment (Python 3.11)
+        async with asyncio.timeout(timeout):
+            return await future
     except TimeoutError:
         raise LinkError(doing, f"no answer in {timeout:g} s", client_log().last_error()) from None
 
