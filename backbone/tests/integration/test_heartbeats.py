@@ -70,12 +70,14 @@ async def test_the_others_are_told_soon_of_what_was_the_last(broker: Standalone,
 
 async def test_they_are_told_once_more_because_that_may_be_missing_too(broker: Standalone, channel: str) -> None:
     async with _fleet(broker, channel) as cores:
-        core = cores[0]
+        core, other = cores[:2]
 
         async def heartbeat() -> None:
             sent = core.metrics.value("heartbeats_sent")
             while core.metrics.value("heartbeats_sent") == sent:
-                await asyncio.sleep(0.02)
+                # there is always somebody to hear
+                other.publish(wire.notification_payload("test", ["t"], 0))
+                await asyncio.sleep(0.05)
 
         await heartbeat()  # so that none is under way
         for number in range(200):  # in a fleet as large as this twelve intervals lie between two heartbeats
