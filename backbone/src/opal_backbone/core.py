@@ -122,7 +122,8 @@ class Core:
             ConnectionError: there was none within `timeout` seconds.
         """
         try:
-            await asyncio.wait_for(self._up.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._up.wait()
         except TimeoutError:
             raise ConnectionError(f"no connection to Pulsar: {self._last_error or 'still trying'}") from None
 
@@ -207,12 +208,16 @@ class Core:
                 link = await open_link(
                     self.settings, self._position, (wire.heartbeat_payload(self.publisher_id), stamp.properties())
                 )
-            except LinkError as error:
+            except Exception as error:
+                # no room for another thread, perhaps: also of that, the next attempt may know nothing
                 attempt += 1
-                self._connect_failed(error)
+                self._connect_failed(error if isinstance(error, LinkError) else LinkError("connect", repr(error)))
                 await asyncio.sleep(_backoff(attempt))
                 continue
-            self._take_up(link)
+            try:
+                self._take_up(link)
+            except Exception as error:
+                self._break(link, f"the connection could not be taken up ({error!r})")
             await self._gone.wait()
             if time.monotonic() - self._up_since > 5:
                 attempt = 0
@@ -242,6 +247,8 @@ class Core:
         if self._position is None:
             self._position = link.start
             self._high = link.start.key
+            # its first own event, if it does not arrive, is to be missed like any other
+            self._tracker.announce(self.publisher_id, self._acknowledged_number(), now, link.start)
         self._position_checked = False
         self._unread.clear()
         self._told = (0, 0)
@@ -578,9 +585,7 @@ class Core:
             self._beat(link, now)
         self._look_for_the_missing(now)
         self._look_into_spool(now)
-        if self._overflowed and self._link is not None and not self._outbox and self._disconnected_since is None:
-            self._overflowed = False
-            self._gap("events were refused while the buffer was full")
+        self._look_at_what_was_refused()
         self._look_at_deafness()
         oldest = self._outbox.oldest()
         self.metrics.gauge("connected", float(self._link is not None and not self.unhealthy()))
@@ -588,6 +593,14 @@ class Core:
         self.metrics.gauge("waiting_bytes", self._outbox.bytes)
         self.metrics.gauge("heard_age_seconds", now - self._heard_at)
         self.metrics.gauge("oldest_waiting_seconds", now - oldest.since if oldest else 0.0)
+
+    def _look_at_what_was_refused(self) -> None:
+        """Once there is room, have OPAL publish again what was refused. With nobody listening, nobody would be told."""
+        if not self._overflowed or not self._streams or self._outbox:
+            return
+        if self._link is not None and self._disconnected_since is None:
+            self._overflowed = False
+            self._gap("events were refused while the buffer was full")
 
     def _look_into_spool(self, now: float) -> None:
         """Take up more of what there was no room for, or what a worker has left that nobody replaced."""

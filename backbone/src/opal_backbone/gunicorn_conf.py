@@ -21,8 +21,10 @@ workers = int(os.environ.get("UVICORN_NUM_WORKERS") or 1)
 worker_class = "uvicorn.workers.UvicornWorker"
 timeout = 30
 keepalive = 5
-# a stopping worker publishes what it still holds; systemd's TimeoutStopSec lies above this
+# A stopping worker publishes what it still holds, and keeps on disk what it cannot; systemd's TimeoutStopSec lies above
+# this. It holds the second for connections, one for OPAL's own part, STOP_TIMEOUT's 5 s at most, and the writing.
 graceful_timeout = 9
+_CONNECTIONS_END_WITHIN = 1
 
 
 def _check_settings() -> None:
@@ -58,6 +60,15 @@ _check_settings()
 _directory = _state_directory()
 # gunicorn's own default lies in the home directory, which a sandboxed service cannot write
 control_socket = str(_directory / "gunicorn.ctl")
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Have a stopping worker wait for its connections for a moment only.
+
+    uvicorn waits for them first and without end, so that one client which is cut off would have the worker killed before
+    it could publish or keep what it holds.
+    """
+    worker.config.timeout_graceful_shutdown = _CONNECTIONS_END_WITHIN
 
 
 def child_exit(server: Any, worker: Any) -> None:

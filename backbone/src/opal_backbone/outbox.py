@@ -57,8 +57,8 @@ class Outbox:
         Raises:
             BufferFullError: one of the bounds is reached. The event got no number.
         """
-        # what an earlier process accepted, under other bounds perhaps, is not refused for ever
-        if self._entries or not publisher:
+        # one that is larger than the bound is never refused for ever: a broker decides whether it is too large
+        if self._entries:
             self._check_bounds(len(payload))
         if not publisher:
             self.last_number += 1

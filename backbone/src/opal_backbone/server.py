@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,6 +30,8 @@ from opal_backbone.upstream import in_place_of_upstream, leave_out_what_nobody_r
 
 _STATE_INTERVAL = 1.0
 _WATCHDOG_ROUNDS = 5
+_OPAL_STOPS_WITHIN = 1.0
+"""Seconds for OPAL's own part of a stop, which may wait for clients that are cut off."""
 
 
 class BackboneServer:
@@ -49,7 +54,8 @@ class BackboneServer:
         self._policy = PolicyWatch(self.opal, settings.restart_after, self._restart_service)
         self._add_routes()
         self.app.router.on_startup.append(self._start)
-        self.app.router.on_shutdown.append(self._stop)
+        opals = list(self.app.router.on_shutdown)
+        self.app.router.on_shutdown[:] = [partial(self._stop_opal, opals), self._stop]
 
     async def _start(self) -> None:
         logger.info(
@@ -63,6 +69,19 @@ class BackboneServer:
         self.core.start()
         await self._context.__aenter__()
         self._writer = asyncio.create_task(self._write_state(), name="opal-backbone state")
+
+    async def _stop_opal(self, handlers: list[Callable[[], Any]]) -> None:
+        """Let OPAL stop what is its own. Whatever becomes of that, the backbone's part follows."""
+        try:
+            async with asyncio.timeout(_OPAL_STOPS_WITHIN):
+                for handler in handlers:
+                    answer = handler()
+                    if inspect.isawaitable(answer):
+                        await answer
+        except TimeoutError:
+            logger.warning(f"Backbone: OPAL did not stop its tasks within {_OPAL_STOPS_WITHIN:g} s")
+        except Exception:
+            logger.exception("Backbone: OPAL could not stop its tasks")
 
     async def _stop(self) -> None:
         if self._writer is not None:
@@ -88,6 +107,9 @@ class BackboneServer:
         while True:
             try:
                 self._policy.look()
+            except Exception:
+                logger.exception("Backbone: could not look after the watch of the policy repository")
+            try:
                 own = self._state()
                 self._states.write(own)
                 # reading every sibling's state costs more than writing one's own

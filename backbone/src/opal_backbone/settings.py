@@ -55,7 +55,7 @@ class Settings:
     gap_grace: float = 2.0
     while_away: WhileAway = "hold"
     hold_after: float = 2.0
-    stop_timeout: float = 6.0
+    stop_timeout: float = 5.0
     state_dir: str | None = None
     spool_dir: str | None = None
 
@@ -81,6 +81,8 @@ _NUMBERS: dict[str, tuple[str, type[int] | type[float], float]] = {
     "HOLD_AFTER": ("hold_after", float, 0.5),
     "STOP_TIMEOUT": ("stop_timeout", float, 0),
 }
+# a stop ends within 10 s, whatever happens, and has more to do than this
+_MOST = {"STOP_TIMEOUT": 5.0}
 _FILES = {
     "TLS_CA_FILE": "tls_ca_file",
     "TLS_CERT_FILE": "tls_cert_file",
@@ -174,13 +176,15 @@ def _boolean(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
-def _number(text: str, kind: type[int] | type[float], least: float) -> int | float:
+def _number(text: str, kind: type[int] | type[float], least: float, most: float | None) -> int | float:
     try:
         value = kind(text)
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
     if not least <= value < float("inf"):
         raise ValueError(f"must be at least {least:g}")
+    if most is not None and value > most:
+        raise ValueError(f"must be at most {most:g}")
     return value
 
 
@@ -241,7 +245,7 @@ def load(
     problems += [f"{name} is not a setting of the backbone" for name in sorted(set(given) - KNOWN_NAMES)]
     for name, (field, kind, least) in _NUMBERS.items():
         if (text := given.get(PREFIX + name)) is not None:
-            check(PREFIX + name, field, _number, text, kind, least)
+            check(PREFIX + name, field, _number, text, kind, least, _MOST.get(name))
     for name, field in _FILES.items():
         if (text := given.get(PREFIX + name)) is not None:
             check(PREFIX + name, field, _readable_file, text)

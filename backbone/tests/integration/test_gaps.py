@@ -72,6 +72,42 @@ def test_refused_events_are_replayed_by_opal_and_clients_resynchronised(
     assert all(tally.gaps >= 1 and tally.resyncs >= 1 for tally in tallies)
 
 
+async def test_refused_events_are_told_when_somebody_listens(broker: Standalone, channel: str) -> None:
+    """A worker starts while the broker is away, and OPAL begins to listen only after the broker is back."""
+    environ = {"OPAL_BROADCAST_URI": broker.url, **QUICK, "OPAL_BACKBONE_BUFFER_EVENTS": "5"}
+    core = Core(load(environ, channel=channel), Metrics())
+    broker.freeze()
+    try:
+        core.start()
+        for number in range(10):
+            with contextlib.suppress(BufferFullError):
+                core.publish(wire.notification_payload("test", ["t"], number))
+        await asyncio.sleep(2)
+    finally:
+        broker.thaw()
+    await core.ready(30)
+    await _wait(lambda: core.metrics.value("published") == 5)
+    await asyncio.sleep(1)
+    ended: list[str | None] = []
+    core.attach(ended.append)
+    await _wait(lambda: None in ended, 5)
+    assert core.metrics.value("refused") == 5
+    await core.stop()
+
+
+async def test_an_event_larger_than_the_buffer_is_no_gap_without_end(broker: Standalone, channel: str) -> None:
+    environ = {"OPAL_BROADCAST_URI": broker.url, **QUICK, "OPAL_BACKBONE_BUFFER_BYTES": "1024"}
+    core = Core(load(environ, channel=channel), Metrics())
+    core.attach(lambda _text: None)
+    core.start()
+    await core.ready(30)
+    core.publish(wire.notification_payload("test", ["t"], "x" * 5000))
+    await _wait(lambda: core.metrics.value("published") == 1)
+    await asyncio.sleep(1)
+    assert core.metrics.value("gaps") == 0
+    await core.stop()
+
+
 def test_a_worker_that_stood_still_misses_nothing(broker: Standalone, make_fleet: FleetMaker) -> None:
     fleet = make_fleet(broker.url, 2, QUICK)
     still, other = fleet.agents

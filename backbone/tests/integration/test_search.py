@@ -80,6 +80,30 @@ async def test_what_is_not_in_the_topic_either_is_a_gap(broker: Standalone, chan
     assert counters["missed"] == 1
 
 
+async def test_a_first_event_of_ones_own_that_was_held_and_is_not_handed_over_is_found(
+    broker: Standalone, channel: str
+) -> None:
+    core = ForgetfulCore(load({"OPAL_BROADCAST_URI": broker.url, **QUICK}, channel=channel), Metrics())
+    core.forget = {1}
+    got: list[str | None] = []
+
+    def stream(text: str | None) -> None:
+        got.append(text)
+        core.deferred_delivered()
+
+    core.attach(stream)
+    core.start()
+    await core.ready(30)
+    core.publish(wire.notification_payload("own", ["t"], 1), echo=True)
+    async with asyncio.timeout(20):
+        while core.has_deferred:
+            await asyncio.sleep(0.1)
+    assert len(got) == 1
+    assert core.metrics.value("searches") == 1
+    assert core.metrics.value("gaps") == 0
+    await core.stop()
+
+
 class RecordingCore(Core):
     """Remembers what its connections handed to it."""
 

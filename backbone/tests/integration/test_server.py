@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -217,6 +218,25 @@ async def test_a_stop_publishes_what_waits_and_takes_less_than_ten_seconds(make_
     assert one.log.read_text().count("stopped with 0 event(s) unpublished") == 2
     for each in (client, listener):
         await leave(each)
+
+
+async def test_a_stop_keeps_what_waits_although_clients_are_cut_off(
+    make_host: HostMaker, broker: Standalone, tmp_path: Path
+) -> None:
+    """A network that fails takes the broker and the clients at once."""
+    spool = tmp_path / "spool"
+    host = make_host(workers=1, settings={"OPAL_BACKBONE_SPOOL_DIR": str(spool)})
+    with socket.create_connection(("127.0.0.1", host.port)) as client:
+        client.sendall(b"POST /data/config HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        broker.freeze()
+        try:
+            for number in range(20):
+                await asyncio.to_thread(host.publish, "policy_data", {"n": number})
+            assert await asyncio.to_thread(host.stop) < 10
+        finally:
+            broker.thaw()
+    assert sum(len(path.read_text().splitlines()) for path in spool.glob("*.batch")) == 20
+    assert "kept 20 unpublished event(s) on disk" in host.log.read_text()
 
 
 async def test_workers_come_and_go(make_host: HostMaker) -> None:

@@ -58,6 +58,15 @@ def test_both_bounds_hold_and_a_refused_event_takes_no_number() -> None:
     assert outbox.add(b"", 0, 0).number == 3
 
 
+def test_an_event_larger_than_the_bound_is_refused_only_while_others_wait() -> None:
+    outbox = Outbox(10, 10)
+    outbox.add(b"x", 0, 0)
+    with pytest.raises(BufferFullError, match="bytes"):
+        outbox.add(b"x" * 11, 0, 0)
+    outbox.acknowledge(1)
+    assert outbox.add(b"x" * 11, 0, 0).number == 2
+
+
 def test_an_event_left_behind_by_another_keeps_its_name_and_number_and_takes_none_of_ours() -> None:
     outbox = Outbox(10, 1000)
     outbox.add(b"a", 0, 0)

@@ -127,6 +127,8 @@ def test_all_problems_are_named_at_once() -> None:
         {"OPAL_BACKBONE_BUFFER_EVENTS": "1.5"},
         {"OPAL_BACKBONE_BUFFER_BYTES": "0"},
         {"OPAL_BACKBONE_ACK_TIMEOUT": "nan"},
+        {"OPAL_BACKBONE_HOLD_AFTER": "0.4"},
+        {"OPAL_BACKBONE_STOP_TIMEOUT": "6"},
         {"OPAL_BACKBONE_TLS_VERIFY_HOSTNAME": "perhaps"},
     ],
 )

@@ -1,0 +1,61 @@
+"""A connection is made again, whatever went wrong with the last one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from opal_backbone import core as core_module
+from opal_backbone.core import Core
+from opal_backbone.link import Link
+from opal_backbone.metrics import Metrics
+from opal_backbone.settings import load
+from pulsar_broker import Standalone
+
+
+async def _connects(broker: Standalone, channel: str) -> Core:
+    core = Core(load({"OPAL_BROADCAST_URI": broker.url}, channel=channel), Metrics())
+    heard = asyncio.Event()
+    core.attach(lambda _text: heard.set())
+    core.start()
+    async with asyncio.timeout(20):
+        while not core.metrics.value("heartbeats_received"):
+            await asyncio.sleep(0.1)
+    await core.stop()
+    return core
+
+
+async def test_after_an_attempt_that_ended_in_a_surprise(
+    broker: Standalone, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    async def open_link(*arguments: Any) -> Link:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RuntimeError("can't start new thread")
+        return await original(*arguments)
+
+    original = core_module.open_link
+    monkeypatch.setattr(core_module, "open_link", open_link)
+    core = await _connects(broker, channel)
+    assert core.metrics.value("connect_failures") == 1
+
+
+async def test_after_one_that_could_not_be_taken_up(
+    broker: Standalone, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def read(link: Link, *arguments: Any) -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RuntimeError("can't start new thread")
+        original(link, *arguments)
+
+    original = Link.read
+    monkeypatch.setattr(Link, "read", read)
+    core = await _connects(broker, channel)
+    assert core.metrics.value("connects") == 2
