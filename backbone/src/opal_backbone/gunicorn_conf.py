@@ -65,8 +65,8 @@ control_socket = str(_directory / "gunicorn.ctl")
 def post_fork(server: Any, worker: Any) -> None:
     """Have a stopping worker wait for its connections for a moment only.
 
-    uvicorn waits for them first and without end, so that one client which is cut off would have the worker killed before
-    it could publish or keep what it holds.
+    uvicorn waits for them first and without end, so that one client which is cut off would have the worker killed
+    before it could publish or keep what it holds.
     """
     worker.config.timeout_graceful_shutdown = _CONNECTIONS_END_WITHIN
 

@@ -314,8 +314,26 @@ asyncio.run(main())
 """
 
 
-def test_a_worker_carries_nothing_that_nobody_asked_for(broker: Standalone, channel: str, tmp_path: Path) -> None:
-    """Old objects are no matter of its collector, no traces are made, and no log records below its log's level."""
+STUCK = """
+import asyncio, sys
+from opal_backbone.server import app
+
+async def stop():
+    {}
+
+async def main():
+    server = app.state.backbone
+    async with app.router.lifespan_context(app):
+        await server.core.ready(30)
+        server.opal.publisher.stop = stop
+    print(server.core.state()["connected"])
+
+asyncio.run(main())
+"""
+
+
+def run_worker(script: str, broker: Standalone, channel: str, directory: Path) -> str:
+    """Run a script in OPAL-server's environment, and return the last line that it printed."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("OPAL_", "DD_"))},
         "OPAL_BROADCAST_URI": broker.url,
@@ -324,15 +342,27 @@ def test_a_worker_carries_nothing_that_nobody_asked_for(broker: Standalone, chan
         "OPAL_LOG_LEVEL": "WARNING",
     }
     worker = subprocess.run(
-        [sys.executable, "-c", LIGHT],
-        cwd=tmp_path,
+        [sys.executable, "-c", script],
+        cwd=directory,
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=40,
         check=True,
     )
-    assert worker.stdout.splitlines()[-1] == "True False WARNING"
+    return worker.stdout.splitlines()[-1]
+
+
+def test_a_worker_carries_nothing_that_nobody_asked_for(broker: Standalone, channel: str, tmp_path: Path) -> None:
+    """Old objects are no matter of its collector, no traces are made, and no log records below its log's level."""
+    assert run_worker(LIGHT, broker, channel, tmp_path) == "True False WARNING"
+
+
+@pytest.mark.parametrize("what", ["await asyncio.sleep(3600)", "raise RuntimeError('no')"])
+def test_a_stop_reaches_the_backbone_whatever_becomes_of_opals_own(
+    broker: Standalone, channel: str, tmp_path: Path, what: str
+) -> None:
+    assert run_worker(STUCK.format(what), broker, channel, tmp_path) == "False"
 
 
 async def test_the_command_publishes_to_every_worker_and_shows_the_topic(
