@@ -325,7 +325,7 @@ async def main():
     server = app.state.backbone
     async with app.router.lifespan_context(app):
         await server.core.ready(30)
-        server.opal.publisher.stop = stop
+        server.opal.stop_server_background_tasks = stop
     print(server.core.state()["connected"])
 
 asyncio.run(main())

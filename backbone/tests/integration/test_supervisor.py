@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from opal_backbone import core as core_module
 from opal_backbone.core import Core
-from opal_backbone.link import Link
+from opal_backbone.link import Link, open_link
 from opal_backbone.metrics import Metrics
 from opal_backbone.settings import load
 from pulsar_broker import Standalone
@@ -32,14 +31,13 @@ async def test_after_an_attempt_that_ended_in_a_surprise(
 ) -> None:
     attempts = []
 
-    async def open_link(*arguments: Any) -> Link:
+    async def surprising(*arguments: Any) -> Link:
         attempts.append(1)
         if len(attempts) == 1:
             raise RuntimeError("can't start new thread")
-        return await original(*arguments)
+        return await open_link(*arguments)
 
-    original = core_module.open_link
-    monkeypatch.setattr(core_module, "open_link", open_link)
+    monkeypatch.setattr("opal_backbone.core.open_link", surprising)
     core = await _connects(broker, channel)
     assert core.metrics.value("connect_failures") == 1
 
