@@ -55,7 +55,10 @@ class PolicyWatch:
             self._failed_at = self._tried_at = now
         reason = f"OPAL no longer watches the policy repository: {next(iter(failures.values()))}"
         if reason != self.reason:
-            logger.error(f"Backbone: {reason}; trying again every {_AGAIN_AFTER:g} s")
+            what_now = f"trying again every {_AGAIN_AFTER:g} s"
+            if "repository" not in failures:
+                what_now = "only a restart of the service begins that anew"
+            logger.error(f"Backbone: {reason}; {what_now}")
             self.reason = reason
         if self._restart_after and now - self._failed_at > self._restart_after:
             self._failed_at = now
