@@ -591,6 +591,7 @@ class Core:
         self.metrics.gauge("connected", float(self._link is not None and not self.unhealthy()))
         self.metrics.gauge("waiting", len(self._outbox))
         self.metrics.gauge("waiting_bytes", self._outbox.bytes)
+        self.metrics.gauge("last_event_timestamp_seconds", self._last_event[1] if self._last_event else 0.0)
         self.metrics.gauge("heard_age_seconds", now - self._heard_at)
         self.metrics.gauge("oldest_waiting_seconds", now - oldest.since if oldest else 0.0)
 

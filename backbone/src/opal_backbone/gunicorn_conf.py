@@ -12,12 +12,25 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from opal_backbone.settings import EXIT_BAD_SETTINGS, SettingsError, is_pulsar_uri, load
 
+
+def _stop(problem: str) -> NoReturn:
+    print(f"opal-backbone: {problem}", file=sys.stderr)
+    sys.exit(EXIT_BAD_SETTINGS)
+
+
+def _workers() -> int:
+    number = os.environ.get("UVICORN_NUM_WORKERS") or "1"
+    if not number.isdecimal():
+        _stop(f"UVICORN_NUM_WORKERS must be a whole number, not {number!r}")
+    return int(number)
+
+
 bind = f"{os.environ.get('OPAL_SERVER_HOST') or '0.0.0.0'}:{os.environ.get('OPAL_SERVER_PORT') or '7002'}"
-workers = int(os.environ.get("UVICORN_NUM_WORKERS") or 1)
+workers = _workers()
 worker_class = "uvicorn.workers.UvicornWorker"
 timeout = 30
 keepalive = 5
@@ -33,8 +46,7 @@ def _check_settings() -> None:
     try:
         load()
     except SettingsError as error:
-        print(f"opal-backbone: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_SETTINGS)
+        _stop(str(error))
 
 
 def _state_directory() -> Path:
@@ -48,8 +60,7 @@ def _state_directory() -> Path:
         shutil.rmtree(figures, ignore_errors=True)
         figures.mkdir(mode=0o750)
     except OSError as error:
-        print(f"opal-backbone: OPAL_BACKBONE_STATE_DIR {directory} cannot be used: {error.strerror}", file=sys.stderr)
-        sys.exit(EXIT_BAD_SETTINGS)
+        _stop(f"OPAL_BACKBONE_STATE_DIR {directory} cannot be used: {error.strerror}")
     # read by prometheus_client when a worker imports it
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(figures)
     os.environ["OPAL_BACKBONE_STATE_DIR"] = str(directory)
@@ -60,6 +71,12 @@ _check_settings()
 _directory = _state_directory()
 # gunicorn's own default lies in the home directory, which a sandboxed service cannot write
 control_socket = str(_directory / "gunicorn.ctl")
+
+
+def on_starting(server: Any) -> None:
+    """Refuse an application that is made before workers are: all of them would publish under one name."""
+    if server.cfg.preload_app:
+        _stop("gunicorn's --preload cannot be used: each worker must make a backbone of its own")
 
 
 def post_fork(server: Any, worker: Any) -> None:

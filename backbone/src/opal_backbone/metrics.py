@@ -33,6 +33,7 @@ _GAUGES = {
     "waiting": "Events accepted and not yet acknowledged.",
     "waiting_bytes": "Payload of the events accepted and not yet acknowledged, in bytes.",
     "heard_age_seconds": "Seconds since anything was read from the topic.",
+    "last_event_timestamp_seconds": "When an event was last read from the topic, in seconds since the epoch; 0: never.",
     "oldest_waiting_seconds": "Age of the oldest event not yet acknowledged, in seconds.",
 }
 

@@ -179,8 +179,6 @@ def make_app() -> Any:
             channel=opal_server_config.BROADCAST_CHANNEL_NAME,
             freeze=opal_server_config.BROADCAST_FREEZE_ON_DISCONNECT,
         )
-        if not opal_server_config.BROADCAST_RECONNECT_ENABLED:
-            raise SettingsError("OPAL_BROADCAST_RECONNECT_ENABLED=false would hide gaps from OPAL; it must be true")
     except SettingsError as error:
         print(f"opal-backbone: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_SETTINGS)

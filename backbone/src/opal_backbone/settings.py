@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import ssl
@@ -241,6 +242,7 @@ def load(
             problems.append(f"OPAL_BROADCAST_FREEZE_ON_DISCONNECT {error}")
     values["while_away"] = "hold" if freeze else "local-first"
 
+    problems += _hidden_gaps(env)
     given = {name: text for name, text in env.items() if name.startswith(PREFIX) and text != ""}
     problems += [f"{name} is not a setting of the backbone" for name in sorted(set(given) - KNOWN_NAMES)]
     for name, (field, kind, least) in _NUMBERS.items():
@@ -268,6 +270,20 @@ def load(
     if settings is None or problems:
         raise SettingsError("; ".join(problems))
     return settings
+
+
+def _hidden_gaps(env: Mapping[str, str]) -> list[str]:
+    """Name OPAL's own settings with which a gap would be told to OPAL for nothing."""
+    problems = []
+    for name in ("OPAL_BROADCAST_RECONNECT_ENABLED", "OPAL_BROADCAST_RESYNC_ON_RECONNECT"):
+        with contextlib.suppress(ValueError):  # of what is no boolean, OPAL itself complains
+            if not _boolean(env.get(name) or "true"):
+                problems.append(f"{name} must be true: without it clients do not learn that events were missed")
+    name = "OPAL_BROADCAST_REPLAY_BUFFER_SIZE"
+    with contextlib.suppress(ValueError):
+        if int(env.get(name) or 1) < 1:
+            problems.append(f"{name} must be at least 1: OPAL keeps there what a full buffer refuses")
+    return problems
 
 
 def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import opal_server.pubsub as opal_pubsub
@@ -50,7 +51,9 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "is_in_backbone_gap",
             "is_reader_healthy",
             "_buffer_outbound",
+            "_flush_outbound_buffer",
             "_handle_broadcast_event",
+            "_requeue_unsent",
         ),
     ),
     (FreezablePubSubEndpoint, ("publish", "notify", "_is_exempt")),
@@ -64,6 +67,8 @@ _NEEDED: tuple[tuple[Any, tuple[str, ...]], ...] = (
 # class -> attributes that its instances must have
 _ATTRIBUTES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (OpalServer, ("watcher",)),
+    (EventBroadcaster, ("_id", "_broadcast_type")),
+    (ReconnectingBroadcaster, ("_outbound_buffer", "_buffer_lock")),
     (BasePolicyWatcherTask, ("_tasks",)),
     (PolicyWatcherTask, ("_watcher",)),
     (BasePolicySource, ("_polling_task",)),
@@ -99,6 +104,8 @@ def check() -> None:
     for function, parameters in _PARAMETERS:
         known = inspect.signature(function).parameters
         missing += [f"{function.__qualname__}({name})" for name in parameters if name not in known]
+    if "self._task = " not in inspect.getsource(OpalServer):
+        missing.append("OpalServer()._task")
     fields = set(getattr(BroadcastNotification, "__fields__", {}))
     missing += [f"BroadcastNotification.{name}" for name in {"notifier_id", "topics", "data"} - fields]
     if FreezablePubSubEndpoint.notify is not FreezablePubSubEndpoint.publish:
@@ -158,6 +165,13 @@ class FanoutBroadcast(Broadcast):  # type: ignore[misc]
             self.core.detach(stream)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Stands in OPAL's replay buffer for an event that was held back, and was refused: nobody has got it yet."""
+
+    payload: bytes
+
+
 class FanoutBroadcaster(ReconnectingBroadcaster):  # type: ignore[misc]
     """OPAL's reconnecting broadcaster on the core of this process."""
 
@@ -190,11 +204,28 @@ class FanoutBroadcaster(ReconnectingBroadcaster):  # type: ignore[misc]
         """Publish to the topic only; this worker's subscribers get the event from there, as all others do."""
         for topic in topics:
             logger.info(f"Broadcasting incoming event: { {'topic': topic, 'notifier_id': self._id} } (held)")
+            note = BroadcastNotification(notifier_id=self._held_id, topics=[topic], data=data)
+            payload = note.json().encode()
             try:
-                note = BroadcastNotification(notifier_id=self._held_id, topics=[topic], data=data)
-                self.core.publish(note.json().encode(), echo=True)
+                self.core.publish(payload, echo=True)
             except (BufferFullError, RuntimeError) as error:
-                await self._buffer_outbound(topic, data, error)
+                await self._buffer_outbound(topic, _Held(payload), error)
+
+    async def _flush_outbound_buffer(self) -> None:
+        """Publish again what was refused; what had been held back is for this worker's own subscribers too."""
+        async with self._buffer_lock:
+            waiting = list(self._outbound_buffer)
+            self._outbound_buffer.clear()
+            self._outbound_buffer.extend(item for item in waiting if not isinstance(item[1], _Held))
+        held = [item for item in waiting if isinstance(item[1], _Held)]
+        for done, (_topic, event) in enumerate(held):
+            try:
+                self.core.publish(event.payload, echo=True)
+            except (BufferFullError, RuntimeError):
+                # in front of those that were refused after it
+                await self._requeue_unsent(held[done:])
+                break
+        await super()._flush_outbound_buffer()
 
 
 class HoldingPubSubEndpoint(FreezablePubSubEndpoint):  # type: ignore[misc]
@@ -302,7 +333,7 @@ def watch_repository_again(server: OpalServer) -> None:
 
 def replayable(broadcaster: Any) -> int:
     """Count events in OPAL's own replay buffer."""
-    return len(getattr(broadcaster, "_outbound_buffer", ()))
+    return len(broadcaster._outbound_buffer)
 
 
 __all__ = [

@@ -152,6 +152,15 @@ async def test_a_message_whose_publisher_waits_for_it_goes_out_at_once(broker: S
     assert sorted(took)[2] < 0.5
 
 
+async def test_a_topic_of_another_tenant_and_namespace(broker: Standalone, channel: str) -> None:
+    broker.topic_admin("PUT", "tenants/acme", '{"allowedClusters": ["standalone"]}')
+    broker.topic_admin("PUT", "namespaces/acme/authz", "{}")
+    settings = _settings(broker, f"acme/authz/{channel}")
+    await _publish(settings, 10, together=10)
+    assert [number for number, _ in await _read(settings, "earliest", 9)] == list(range(10))
+    assert f"persistent://acme/authz/{channel}" in broker.topic_admin("GET", "persistent/acme/authz")
+
+
 async def test_reading_goes_on_in_the_middle_of_a_batch(broker: Standalone, channel: str) -> None:
     settings = _settings(broker, channel)
     await _publish(settings, 200, together=200)

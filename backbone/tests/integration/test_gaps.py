@@ -52,10 +52,11 @@ def test_events_that_went_with_their_topic_are_a_gap(broker: Standalone, make_fl
     assert Fleet([still]).wait_received(before + 20, 30)
 
 
+@pytest.mark.parametrize("mode", ["hold", "local-first"])
 def test_refused_events_are_replayed_by_opal_and_clients_resynchronised(
-    broker: Standalone, make_fleet: FleetMaker
+    broker: Standalone, make_fleet: FleetMaker, mode: str
 ) -> None:
-    settings = {**QUICK, "OPAL_BACKBONE_BUFFER_EVENTS": "50", "OPAL_BACKBONE_WHILE_AWAY": "local-first"}
+    settings = {**QUICK, "OPAL_BACKBONE_BUFFER_EVENTS": "50", "OPAL_BACKBONE_WHILE_AWAY": mode}
     fleet = make_fleet(broker.url, 2, settings)
     broker.freeze()
     try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -100,6 +101,9 @@ async def test_every_worker_of_every_host_gets_every_update(make_host: HostMaker
     assert "opal_backbone_received_total 20.0" in text
     for state in one.workers():
         assert f'opal_backbone_connected{{pid="{state["pid"]}"}} 1.0' in text
+        assert state["last_event"]["id"] == state["recent"][-1]["id"]
+        (last,) = re.findall(rf'last_event_timestamp_seconds{{pid="{state["pid"]}"}} (\S+)', text)
+        assert float(last) == pytest.approx(state["recent"][-1]["received"], abs=1)
     assert "opal_backbone_latency_seconds_count 20.0" in text
     assert one.log.read_text().count("Backbone: fan-out over Pulsar") == 2
     assert two.log.read_text().count("Broadcasting incoming event: ") == 5
@@ -220,6 +224,30 @@ async def test_a_stop_publishes_what_waits_and_takes_less_than_ten_seconds(make_
         await leave(each)
 
 
+async def test_a_stop_waits_for_a_broker_that_comes_back(
+    make_host: HostMaker, broker: Standalone, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    one = make_host("one", 1, settings={"OPAL_BACKBONE_SPOOL_DIR": str(spool)})
+    two = make_host("two", 1)
+    got: list[Any] = []
+    client = await subscribe(two, "policy_data", got)
+    broker.freeze()
+    try:
+        for number in range(100):
+            await asyncio.to_thread(one.publish, "policy_data", {"n": number})
+        stop = asyncio.create_task(asyncio.to_thread(one.stop))
+        await asyncio.sleep(2)
+        assert not stop.done()
+    finally:
+        broker.thaw()
+    assert await stop < 10
+    assert await until(lambda: len(got) == 100, 20), len(got)
+    assert "stopped with 0 event(s) unpublished" in one.log.read_text()
+    assert not list(spool.glob("*.batch"))
+    await leave(client)
+
+
 async def test_a_stop_keeps_what_waits_although_clients_are_cut_off(
     make_host: HostMaker, broker: Standalone, tmp_path: Path
 ) -> None:
@@ -268,6 +296,16 @@ async def test_workers_come_and_go(make_host: HostMaker) -> None:
     two.wait_healthy(2)
     await leave(client)
 
+    two.process.send_signal(signal.SIGTTOU)  # one less
+    assert await until(lambda: len(two.workers()) == 1, 60)
+    fresh: list[list[Any]] = [[], [], []]
+    clients = [await subscribe(host, "policy_data", each) for host, each in zip((one, one, two), fresh, strict=True)]
+    for number in range(10):
+        await asyncio.to_thread(one.publish, "policy_data", {"n": number})
+    assert await until(lambda: all(len(each) == 10 for each in fresh), 20), [len(each) for each in fresh]
+    for client in clients:
+        await leave(client)
+
 
 @pytest.mark.parametrize(
     ("settings", "words"),
@@ -275,6 +313,10 @@ async def test_workers_come_and_go(make_host: HostMaker) -> None:
         ({"OPAL_BACKBONE_BUFFER_EVENTS": "lots"}, "OPAL_BACKBONE_BUFFER_EVENTS must be a whole number"),
         ({"OPAL_BACKBONE_TOKEN_FILE": "/nowhere"}, "OPAL_BACKBONE_TOKEN_FILE names a file that cannot be read"),
         ({"OPAL_BROADCAST_URI": "pulsar://a?b=c"}, "query"),
+        ({"OPAL_BROADCAST_RECONNECT_ENABLED": "false"}, "OPAL_BROADCAST_RECONNECT_ENABLED must be true"),
+        ({"OPAL_BROADCAST_RESYNC_ON_RECONNECT": "false"}, "OPAL_BROADCAST_RESYNC_ON_RECONNECT must be true"),
+        ({"OPAL_BROADCAST_REPLAY_BUFFER_SIZE": "0"}, "OPAL_BROADCAST_REPLAY_BUFFER_SIZE must be at least 1"),
+        ({"UVICORN_NUM_WORKERS": "two"}, "UVICORN_NUM_WORKERS must be a whole number"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
@@ -286,6 +328,27 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     lines = host.log.read_text().strip().splitlines()
     assert len(lines) == 1, lines
     assert words in lines[0]
+
+
+def test_an_application_made_before_its_workers_is_refused(make_host: HostMaker) -> None:
+    host = make_host(wait=False, arguments=("--preload",))
+    assert host.process is not None
+    assert host.process.wait(60) == 78
+    assert "--preload cannot be used" in host.log.read_text().strip().splitlines()[-1]
+
+
+def test_gunicorns_master_makes_nothing_of_pulsars_client(channel: str, tmp_path: Path) -> None:
+    script = "import sys, opal_backbone.gunicorn_conf; print('_pulsar' in sys.modules)"
+    environment = {
+        **os.environ,
+        "OPAL_BROADCAST_URI": "pulsar://127.0.0.1",
+        "OPAL_BROADCAST_CHANNEL_NAME": channel,
+        "OPAL_BACKBONE_STATE_DIR": str(tmp_path / "run"),
+    }
+    master = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert master.stdout.strip() == "False"
 
 
 def test_another_scheme_is_left_to_upstream(channel: str, tmp_path: Path) -> None:
