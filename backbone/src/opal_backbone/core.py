@@ -6,6 +6,7 @@ Everything here runs on the event loop's thread, and nothing here waits for a br
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -40,6 +41,8 @@ _LEAST_RATE = 12
 """Set intervals from one heartbeat of a worker to the next, at most; from 120 workers on there are more after all."""
 _TELLINGS = 2
 """Heartbeats in a row that tell one number at the set interval, before there may be fewer."""
+_NOWHERE = (-1, -1, -1)
+"""Before every place of a topic."""
 _SPOOL_INTERVAL = 5.0
 _TOPICS = re.compile(rb'"topics"\s*:\s*(\[[^\]]{0,2000}\])')
 
@@ -60,7 +63,7 @@ class Core:
         self._tracker = SequenceTracker()
         self._spool = Spool(settings.spool_dir) if settings.spool_dir else None
         self._position: Position | None = None
-        self._high = (-1, -1, -1)
+        self._high = _NOWHERE
         self._position_checked = False
         # whether what is missing was looked for by reading again, and how far that has to get
         self._searched = False
@@ -92,7 +95,7 @@ class Core:
         self._heartbeat_sent = 0.0
         self._last_beat = float("-inf")
         # the place read so far when the last heartbeat was sent: in the same topic it comes after that
-        self._heartbeat_after = (-1, -1, -1)
+        self._heartbeat_after = _NOWHERE
         # the number in the last heartbeat that a broker took, and how many in a row told it
         self._told = (0, 0)
         # how long everybody may be silent, in set intervals
@@ -202,22 +205,24 @@ class Core:
         """Keep a link up for ever."""
         attempt = 0
         while True:
+            link: Link | None = None
             wall = time.time()
             stamp = wire.Stamp(self.publisher_id, self._acknowledged_number(), "heartbeat", wall)
             try:
                 link = await open_link(
                     self.settings, self._position, (wire.heartbeat_payload(self.publisher_id), stamp.properties())
                 )
-            except Exception as error:
-                # no room for another thread, perhaps: also of that, the next attempt may know nothing
-                attempt += 1
-                self._connect_failed(error if isinstance(error, LinkError) else LinkError("connect", repr(error)))
-                await asyncio.sleep(_backoff(attempt))
-                continue
-            try:
                 self._take_up(link)
             except Exception as error:
-                self._break(link, f"the connection could not be taken up ({error!r})")
+                # not only Pulsar fails: there may be no room for another thread just now
+                attempt += 1
+                failure = error if isinstance(error, LinkError) else LinkError("connect", repr(error))
+                self._connect_failed(failure)
+                if link is not None:
+                    with contextlib.suppress(Exception):
+                        self._break(link, str(failure))
+                await asyncio.sleep(_backoff(attempt))
+                continue
             await self._gone.wait()
             if time.monotonic() - self._up_since > 5:
                 attempt = 0
@@ -447,14 +452,14 @@ class Core:
                 return "skip"
             self._unread.appendleft(message)
             if key < last:
-                self._position = None
+                self._position, self._heartbeat_after = None, _NOWHERE
             where = "starts anew" if key < last else "no longer holds the place where reading stopped"
             self._gap(f"the topic {where} (stopped at {_show(last)}, goes on at {message.position})")
             return "skip"
         if key <= self._heartbeat_after and self._is_awaited_heartbeat(message):
             # it has an older place than what was read before it was sent: this is another topic of that name
             stopped, self._high = self._high, key
-            self._position = message.position
+            self._position, self._heartbeat_after = message.position, _NOWHERE
             self._gap(f"the topic starts anew (stopped at {_show(stopped)}, goes on at {message.position})")
             return "skip"
         self._position = message.position
@@ -659,8 +664,8 @@ class Core:
         if self._outbox or self._heartbeat_since is not None:
             return
         # while reading what is older than what was read before, only a heartbeat shows whether this is the same topic
-        heard_at = self._last_beat if self._reads_again() else max(self._own_heard_at, self._last_beat)
-        if now - heard_at < self._silence(now):
+        since = self._last_beat if self._reads_again() else max(self._own_heard_at, self._last_beat)
+        if now - since < self._silence(now):
             return
         self._last_beat = self._heartbeat_since = now
         self._heartbeat_sent, self._heartbeat_after = time.time(), self._high

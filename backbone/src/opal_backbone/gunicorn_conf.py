@@ -35,7 +35,8 @@ worker_class = "uvicorn.workers.UvicornWorker"
 timeout = 30
 keepalive = 5
 # A stopping worker publishes what it still holds, and keeps on disk what it cannot; systemd's TimeoutStopSec lies above
-# this. It holds the second for connections, one for OPAL's own part, STOP_TIMEOUT's 5 s at most, and the writing.
+# this. It holds the second for connections, one for OPAL's own part, STOP_TIMEOUT's 5 s at most, one for the
+# connection to the broker, and the writing.
 graceful_timeout = 9
 _CONNECTIONS_END_WITHIN = 1
 
@@ -85,7 +86,8 @@ def post_fork(server: Any, worker: Any) -> None:
     uvicorn waits for them first and without end, so that one client which is cut off would have the worker killed
     before it could publish or keep what it holds.
     """
-    worker.config.timeout_graceful_shutdown = _CONNECTIONS_END_WITHIN
+    if hasattr(worker, "config") and is_pulsar_uri(os.environ.get("OPAL_BROADCAST_URI")):
+        worker.config.timeout_graceful_shutdown = _CONNECTIONS_END_WITHIN
 
 
 def child_exit(server: Any, worker: Any) -> None:

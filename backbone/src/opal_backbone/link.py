@@ -209,9 +209,9 @@ class Link:
             self._timer = None
         if self._closed or self._refused or self._under_way or not self._unsent:
             return
-        if 1 < len(self._unsent) < self._window:
+        if len(self._unsent) > 1:
             now = self._loop.time()
-            if now < self._next_lot_at:
+            if now < self._next_lot_at and len(self._unsent) < self._window:
                 self._timer = self._loop.call_at(self._next_lot_at, self._hand_on)
                 return
             self._next_lot_at = now + self._lot_distance

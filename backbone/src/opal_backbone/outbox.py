@@ -33,7 +33,7 @@ class Outbox:
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
-        """Make an empty outbox that holds at most `max_events` entries and `max_bytes` of payload."""
+        """Make an empty outbox for at most `max_events` entries and `max_bytes` of payload, or one larger event."""
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._entries: OrderedDict[int, Entry] = OrderedDict()
@@ -57,7 +57,7 @@ class Outbox:
         Raises:
             BufferFullError: one of the bounds is reached. The event got no number.
         """
-        # one that is larger than the bound is never refused for ever: a broker decides whether it is too large
+        # where nothing else waits, a larger event is taken too: only a broker knows whether it is too large
         if self._entries:
             self._check_bounds(len(payload))
         if not publisher:

@@ -9,8 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
-from functools import partial
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,8 +29,9 @@ from opal_backbone.upstream import in_place_of_upstream, leave_out_what_nobody_r
 
 _STATE_INTERVAL = 1.0
 _WATCHDOG_ROUNDS = 5
-_OPAL_STOPS_WITHIN = 1.0
-"""Seconds for OPAL's own part of a stop, which may wait for clients that are cut off."""
+_OPAL_STOPS_WITHIN = (1.0, 6.0)
+"""Seconds for OPAL's own part of a stop, which may wait for clients that are cut off: before the backbone's part, and in
+all."""
 
 
 class BackboneServer:
@@ -54,8 +54,8 @@ class BackboneServer:
         self._policy = PolicyWatch(self.opal, settings.restart_after, self._restart_service)
         self._add_routes()
         self.app.router.on_startup.append(self._start)
-        opals = list(self.app.router.on_shutdown)
-        self.app.router.on_shutdown[:] = [partial(self._stop_opal, opals), self._stop]
+        self._opals_own = list(self.app.router.on_shutdown)
+        self.app.router.on_shutdown[:] = [self._stop]
 
     async def _start(self) -> None:
         logger.info(
@@ -70,25 +70,28 @@ class BackboneServer:
         await self._context.__aenter__()
         self._writer = asyncio.create_task(self._write_state(), name="opal-backbone state")
 
-    async def _stop_opal(self, handlers: list[Callable[[], Any]]) -> None:
-        """Let OPAL stop what is its own. Whatever becomes of that, the backbone's part follows."""
-        try:
-            async with asyncio.timeout(_OPAL_STOPS_WITHIN):
-                for handler in handlers:
-                    answer = handler()
-                    if inspect.isawaitable(answer):
-                        await answer
-        except TimeoutError:
-            logger.warning(f"Backbone: OPAL did not stop its tasks within {_OPAL_STOPS_WITHIN:g} s")
-        except Exception:
-            logger.exception("Backbone: OPAL could not stop its tasks")
+    async def _stop_opal(self) -> None:
+        for handler in self._opals_own:
+            answer = handler()
+            if inspect.isawaitable(answer):
+                await answer
 
     async def _stop(self) -> None:
+        """Stop OPAL's own part first, which may still publish. Whatever becomes of it, the backbone's part follows."""
+        began = time.monotonic()
+        first, in_all = _OPAL_STOPS_WITHIN
+        opal = asyncio.create_task(self._stop_opal(), name="opal-backbone stop of OPAL")
+        await asyncio.wait({opal}, timeout=first)
         if self._writer is not None:
             self._writer.cancel()
         left = await self.core.stop()
         await self._context.__aexit__(None, None, None)
         self._states.remove()
+        await asyncio.wait({opal}, timeout=max(0.0, began + in_all - time.monotonic()))
+        if not opal.done():
+            logger.warning(f"Backbone: OPAL has not stopped its tasks within {in_all:g} s")
+        elif not opal.cancelled() and (error := opal.exception()) is not None:
+            logger.error(f"Backbone: OPAL could not stop its tasks: {error!r}")
         logger.info(f"Backbone: stopped with {left} event(s) unpublished")
 
     def _state(self) -> dict[str, Any]:

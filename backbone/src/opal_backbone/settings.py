@@ -82,7 +82,7 @@ _NUMBERS: dict[str, tuple[str, type[int] | type[float], float]] = {
     "HOLD_AFTER": ("hold_after", float, 0.5),
     "STOP_TIMEOUT": ("stop_timeout", float, 0),
 }
-# a stop ends within 10 s, whatever happens, and has more to do than this
+# a stop ends within 10 s under our gunicorn configuration, and has more to do than this
 _MOST = {"STOP_TIMEOUT": 5.0}
 _FILES = {
     "TLS_CA_FILE": "tls_ca_file",

@@ -41,7 +41,7 @@ async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone,
     async with asyncio.timeout(20):
         while core._silence(time.monotonic()) < 5:
             await asyncio.sleep(0.1)
-    link, sent = core._link, core.metrics.value("heartbeats_sent")
+    link = core._link
     assert link is not None
 
     other = wire.Stamp("worker1", 1, "event", time.time())
@@ -50,10 +50,13 @@ async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone,
     core._take(link, [event])
     assert ended == [False], "the event was not handed on"
 
+    sent = core.metrics.value("heartbeats_sent")
     async with asyncio.timeout(3):
         while core.metrics.value("heartbeats_sent") == sent:  # long before the fleet's size would have it
             core._take(link, [event])  # there are others to hear
             await asyncio.sleep(0.02)
+    assert core._ticker is not None
+    core._ticker.cancel()  # no other one is awaited now
     own = wire.Stamp(core.publisher_id, 0, "heartbeat", core._heartbeat_sent)
     heartbeat = await _put(earlier, early, own, wire.heartbeat_payload(core.publisher_id))
     # the real one has come by meanwhile, so that reading goes back once more
@@ -61,5 +64,36 @@ async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone,
     assert ended == [False, True]
     assert "the topic starts anew" in core.state()["last_gap"]["reason"]
     assert core._link is link
+    await core.stop()
+    await earlier.close(2)
+
+
+async def test_it_is_told_once_where_a_new_connection_shows_it(broker: Standalone, channel: str) -> None:
+    """The first message of a new connection is an earlier one, and then comes this worker's heartbeat."""
+    environ = {"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_HEARTBEAT_INTERVAL": "1"}
+    early = load(environ, channel=f"{channel}-early")
+    earlier = await open_link(early, None, (b"{}", {}))
+    await make_reader(earlier, early, "latest")
+    core = Core(load(environ, channel=channel), Metrics())
+    core.attach(lambda _text: None)
+    core.start()
+    await core.ready(30)
+    async with asyncio.timeout(20):
+        while not core.metrics.value("heartbeats_received"):
+            await asyncio.sleep(0.1)
+    link = core._link
+    assert link is not None
+    assert core._ticker is not None
+    core._ticker.cancel()
+    other = wire.Stamp("worker1", 1, "event", time.time())
+    own = wire.Stamp(core.publisher_id, 0, "heartbeat", core._heartbeat_sent)
+    event = await _put(earlier, early, other, wire.notification_payload("test", ["t"], 1))
+    heartbeat = await _put(earlier, early, own, wire.heartbeat_payload(core.publisher_id))
+    core._position_checked = False
+    core._take(link, [event])
+    core.attach(lambda _text: None)
+    core._process()
+    core._take(link, [heartbeat])
+    assert core.metrics.value("gaps") == 1
     await core.stop()
     await earlier.close(2)

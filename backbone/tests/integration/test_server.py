@@ -381,7 +381,11 @@ STUCK = """
 import asyncio, sys
 from opal_backbone.server import app
 
+asked = False
+
 async def stop():
+    global asked
+    asked = True
     {}
 
 async def main():
@@ -389,7 +393,7 @@ async def main():
     async with app.router.lifespan_context(app):
         await server.core.ready(30)
         server.opal.stop_server_background_tasks = stop
-    print(server.core.state()["connected"])
+    print(asked, server.core.state()["connected"])
 
 asyncio.run(main())
 """
@@ -421,11 +425,13 @@ def test_a_worker_carries_nothing_that_nobody_asked_for(broker: Standalone, chan
     assert run_worker(LIGHT, broker, channel, tmp_path) == "True False WARNING"
 
 
-@pytest.mark.parametrize("what", ["await asyncio.sleep(3600)", "raise RuntimeError('no')"])
+@pytest.mark.parametrize(
+    "what", ["await asyncio.sleep(3600)", "raise RuntimeError('no')", "raise asyncio.CancelledError"]
+)
 def test_a_stop_reaches_the_backbone_whatever_becomes_of_opals_own(
     broker: Standalone, channel: str, tmp_path: Path, what: str
 ) -> None:
-    assert run_worker(STUCK.format(what), broker, channel, tmp_path) == "False"
+    assert run_worker(STUCK.format(what), broker, channel, tmp_path) == "True False"
 
 
 async def test_the_command_publishes_to_every_worker_and_shows_the_topic(
