@@ -30,8 +30,8 @@ from opal_backbone.upstream import in_place_of_upstream, leave_out_what_nobody_r
 _STATE_INTERVAL = 1.0
 _WATCHDOG_ROUNDS = 5
 _OPAL_STOPS_WITHIN = (1.0, 6.0)
-"""Seconds for OPAL's own part of a stop, which may wait for clients that are cut off: before the backbone's part, and in
-all."""
+"""Seconds for OPAL's own part of a stop, before the backbone's part and in all: it may wait for clients that are cut
+off."""
 
 
 class BackboneServer:
