@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from pulsar_broker import Process, admin, edited, free_ports, home, wait_healthy
@@ -129,7 +131,10 @@ class Cluster:
                 continue
 
     def owner(self, topic: str) -> str:
-        return admin(self.web_a, "GET", f"../../lookup/v2/topic/persistent/public/default/{topic}")
+        """Return the URL of the broker that serves a topic."""
+        url = f"http://127.0.0.1:{self.web_a}/lookup/v2/topic/persistent/public/default/{topic}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return str(json.load(answer)["brokerUrl"])
 
     def stop(self) -> None:
         for process in (*self.brokers, self.bookie, self.zookeeper):
