@@ -9,23 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from opal_backbone.settings import EXIT_BAD_SETTINGS, SettingsError, is_pulsar_uri, load
-
-
-def _stop(problem: str) -> NoReturn:
-    print(f"opal-backbone: {problem}", file=sys.stderr)
-    sys.exit(EXIT_BAD_SETTINGS)
+from opal_backbone.settings import SettingsError, is_pulsar_uri, load, refuse_to_start
 
 
 def _workers() -> int:
     number = os.environ.get("UVICORN_NUM_WORKERS") or "1"
     if not number.isdecimal():
-        _stop(f"UVICORN_NUM_WORKERS must be a whole number, not {number!r}")
+        refuse_to_start(f"UVICORN_NUM_WORKERS must be a whole number, not {number!r}")
     return int(number)
 
 
@@ -47,7 +41,7 @@ def _check_settings() -> None:
     try:
         load()
     except SettingsError as error:
-        _stop(str(error))
+        refuse_to_start(error)
 
 
 def _state_directory() -> Path:
@@ -61,7 +55,7 @@ def _state_directory() -> Path:
         shutil.rmtree(figures, ignore_errors=True)
         figures.mkdir(mode=0o750)
     except OSError as error:
-        _stop(f"OPAL_BACKBONE_STATE_DIR {directory} cannot be used: {error.strerror}")
+        refuse_to_start(f"OPAL_BACKBONE_STATE_DIR {directory} cannot be used: {error.strerror}")
     # read by prometheus_client when a worker imports it
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(figures)
     os.environ["OPAL_BACKBONE_STATE_DIR"] = str(directory)
@@ -77,7 +71,7 @@ control_socket = str(_directory / "gunicorn.ctl")
 def on_starting(server: Any) -> None:
     """Refuse an application that is made before workers are: all of them would publish under one name."""
     if server.cfg.preload_app:
-        _stop("gunicorn's --preload cannot be used: each worker must make a backbone of its own")
+        refuse_to_start("gunicorn's --preload cannot be used: each worker must make a backbone of its own")
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -8,7 +8,6 @@ import inspect
 import itertools
 import os
 import signal
-import sys
 import time
 from typing import Any
 
@@ -23,12 +22,17 @@ from opal_backbone import __version__, watchdog
 from opal_backbone.core import Core
 from opal_backbone.metrics import Metrics
 from opal_backbone.policywatch import PolicyWatch
-from opal_backbone.settings import EXIT_BAD_SETTINGS, Settings, SettingsError, is_pulsar_uri, load
+from opal_backbone.settings import Settings, SettingsError, is_pulsar_uri, load, refuse_to_start
 from opal_backbone.state import StateFiles
 from opal_backbone.upstream import in_place_of_upstream, leave_out_what_nobody_reads, replayable, verify_built
 
 _STATE_INTERVAL = 1.0
 _WATCHDOG_ROUNDS = 5
+_OPALS_ANSWERS_TO_GAPS = (
+    "BROADCAST_RECONNECT_ENABLED",
+    "BROADCAST_RESYNC_ON_RECONNECT",
+    "BROADCAST_REPLAY_BUFFER_SIZE",
+)
 _OPAL_STOPS_WITHIN = (1.0, 6.0)
 """Seconds for OPAL's own part of a stop, before the backbone's part and in all: it may wait for clients that are cut
 off."""
@@ -178,13 +182,17 @@ def make_app() -> Any:
         return app
     try:
         settings = load(
+            # OPAL may have these from another place than the environment
+            {
+                **os.environ,
+                **{f"OPAL_{name}": str(getattr(opal_server_config, name)) for name in _OPALS_ANSWERS_TO_GAPS},
+            },
             uri=uri,
             channel=opal_server_config.BROADCAST_CHANNEL_NAME,
             freeze=opal_server_config.BROADCAST_FREEZE_ON_DISCONNECT,
         )
     except SettingsError as error:
-        print(f"opal-backbone: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_SETTINGS)
+        refuse_to_start(error)
     server = BackboneServer(settings)
     server.app.state.backbone = server
     return server.app

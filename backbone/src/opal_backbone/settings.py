@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import ssl
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 from urllib.parse import urlsplit
 
 PREFIX = "OPAL_BACKBONE_"
@@ -99,6 +100,12 @@ _ELSEWHERE = frozenset({"ADMIN_URL"})
 KNOWN_NAMES = frozenset(
     PREFIX + name for name in (*_NUMBERS, *_FILES, *_DIRECTORIES, *_BOOLEANS, *_CHOICES, *_ELSEWHERE)
 )
+
+
+def refuse_to_start(problem: object) -> NoReturn:
+    """Say in one line what is wrong, and end the process with `EXIT_BAD_SETTINGS`."""
+    print(f"opal-backbone: {problem}", file=sys.stderr)
+    sys.exit(EXIT_BAD_SETTINGS)
 
 
 def is_pulsar_uri(uri: str | None) -> bool:

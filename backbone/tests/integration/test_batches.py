@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from opal_backbone.metrics import Metrics
 from opal_backbone.reading import Position, Received
 from opal_backbone.settings import Settings, load
 from pulsar_broker import Standalone
+from waiting import reach
 
 LARGEST = 5 * 1024 * 1024
 """Bytes of a message that a broker takes, by default."""
@@ -40,12 +41,6 @@ async def _core(settings: Settings) -> AsyncIterator[Core]:
         await core.stop()
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def _publish(settings: Settings, count: int, together: int, pause: float = 0, others: int = 0) -> float:
     """Publish numbers, so many in one moment and a pause after each such lot; return how many seconds it all took.
 
@@ -61,7 +56,7 @@ async def _publish(settings: Settings, count: int, together: int, pause: float =
             core.publish(_event(number))
             if pause and number % together == together - 1:
                 await asyncio.sleep(pause)
-        await _until(lambda: core.metrics.value("published") == count)
+        await reach(lambda: core.metrics.value("published") == count)
         return loop.time() - began
 
 
@@ -121,7 +116,7 @@ async def test_the_distance_suits_the_number_of_workers(
     async with _core(_settings(broker, channel)) as core:
         for number in range(others):
             core._tracker.announce(f"worker{number}", 0, time.monotonic())
-        await _until(lambda: core._link is not None and core._link._lot_distance == pytest.approx(distance), 2)
+        await reach(lambda: core._link is not None and core._link._lot_distance == pytest.approx(distance), 2)
 
 
 async def test_a_full_window_waits_for_nothing(broker: Standalone, channel: str) -> None:
@@ -140,10 +135,13 @@ async def test_an_event_alone_waits_for_nothing(broker: Standalone, channel: str
         for number in range(1, 31):
             began = loop.time()
             core.publish(_event(number))
-            await _until(lambda number=number: core.metrics.value("published") == number)  # type: ignore[misc]
+            await reach(
+                lambda number=number: core.metrics.value("published") == number,  # type: ignore[misc]
+                every=0.02,
+            )
             slow.append(loop.time() - began)
             await asyncio.sleep(0.02)
-        # _until itself looks every 20 ms
+        # that is, in the first or second look
         assert sorted(slow)[15] < 0.045
 
 
@@ -210,7 +208,7 @@ async def test_a_worker_that_reconnects_inside_a_batch_misses_and_repeats_nothin
         sender.attach(lambda _text: None)
         for number in range(400):
             sender.publish(_event(number))
-        await _until(lambda: len(got) >= 400, 60)
+        await reach(lambda: len(got) >= 400, 60)
         await asyncio.sleep(0.3)
         assert receiver.metrics.value("connects") == 5
         assert receiver.metrics.value("gaps") == 0
@@ -223,7 +221,7 @@ async def test_one_event_at_a_time_is_enough(broker: Standalone, channel: str) -
         for number in range(50):
             core.publish(_event(number))
         # well before the watchdog would make a new connection
-        await _until(lambda: core.metrics.value("published") == 50, 5)
+        await reach(lambda: core.metrics.value("published") == 50, 5)
         assert core.metrics.value("connects") == 1
     found = await _read(settings, "earliest", 49)
     assert [number for number, _ in found] == list(range(50))
@@ -237,7 +235,7 @@ async def test_an_event_that_no_broker_takes_spoils_none_beside_it(broker: Stand
         core.publish(_event("x" * (LARGEST + 1)))
         for number in range(5, 10):
             core.publish(_event(number))
-        await _until(lambda: core.metrics.value("published") + core.metrics.value("given_up") == 11)
+        await reach(lambda: core.metrics.value("published") + core.metrics.value("given_up") == 11)
         assert core.metrics.value("given_up") == 1
         assert core.metrics.value("connects") == 1
     found = await _read(settings, "earliest", 9)

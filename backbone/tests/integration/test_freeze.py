@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from agent import TOPIC, Agent
 from fleet import QUICK
 from pulsar_broker import Standalone
+from waiting import until
 
 EVENTS = 100
 
@@ -34,13 +34,6 @@ async def workers(
         await agent.stop()
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    return condition()
-
-
 async def _listen(agent: Agent, topic: str) -> list[Any]:
     got: list[Any] = []
 
@@ -61,15 +54,15 @@ async def test_what_is_published_in_opals_gap_is_held_and_reaches_everybody_once
     """The broker is well; OPAL's reader has been told of a gap, and does not listen again yet."""
     one, two = workers
     await one.publish(0, EVENTS, 0, 0)
-    assert await _until(lambda: len(two.received) == EVENTS and not one.core.has_deferred)
+    assert await until(lambda: len(two.received) == EVENTS and not one.core.has_deferred)
 
     listen_again = asyncio.Event()
     monkeypatch.setattr(one.core, "ready", lambda _timeout: listen_again.wait())
     one.core._gap("the test wants it so")
-    assert await _until(one.broadcaster.is_in_backbone_gap)
+    assert await until(one.broadcaster.is_in_backbone_gap)
     await one.publish(EVENTS, EVENTS, 0, 0)
     # the broker has them, and so have the others
-    assert await _until(lambda: len(two.received) == 2 * EVENTS and not one.core.away())
+    assert await until(lambda: len(two.received) == 2 * EVENTS and not one.core.away())
     assert one.broadcaster.is_in_backbone_gap()
     assert _numbers(one) == list(range(EVENTS))
 
@@ -82,8 +75,8 @@ async def test_what_is_published_in_opals_gap_is_held_and_reaches_everybody_once
         await asyncio.sleep(0.02)
     await one.publish(number, EVENTS, 0, 0)
     number += EVENTS
-    assert await _until(lambda: len(one.received) >= number and len(two.received) >= number)
-    assert await _until(lambda: one.resyncs > 0)
+    assert await until(lambda: len(one.received) >= number and len(two.received) >= number)
+    assert await until(lambda: one.resyncs > 0)
     await asyncio.sleep(0.5)  # for repetitions to show themselves
     assert _numbers(one) == list(range(number))
     assert _numbers(two) == list(range(number))
@@ -97,7 +90,7 @@ async def test_an_exempt_topic_is_not_held_while_the_broker_is_away(
     exempt, exempt_of_two = await _listen(one, "__keepalive"), await _listen(two, "__keepalive")
     broker.freeze()
     try:
-        assert await _until(lambda: bool(one.core.away()))
+        assert await until(lambda: bool(one.core.away()))
         await one.publish(0, 1, 0, 0)
         await one.endpoint.publish(["__keepalive"], "exempt")
         await one.endpoint.publish("__keepalive", "exempt too")
@@ -107,7 +100,7 @@ async def test_an_exempt_topic_is_not_held_while_the_broker_is_away(
         assert one.received == []
     finally:
         broker.thaw()
-    assert await _until(lambda: bool(one.received and two.received) and len(exempt_of_two) >= 2)
+    assert await until(lambda: bool(one.received and two.received) and len(exempt_of_two) >= 2)
     await asyncio.sleep(0.5)  # for repetitions to show themselves
     assert (_numbers(one), _numbers(two)) == ([0], [0])
     assert exempt == exempt_of_two == ["exempt", "exempt too"]
@@ -121,13 +114,13 @@ async def test_a_topic_among_others_that_are_exempt_is_held_with_them(
     exempt = await _listen(one, "__keepalive")
     broker.freeze()
     try:
-        assert await _until(lambda: bool(one.core.away()))
+        assert await until(lambda: bool(one.core.away()))
         await one.endpoint.publish(["__keepalive", TOPIC], {"from": "agent", "n": 0, "t": 0})
         assert one.core.metrics.value("deferred") == 2
         assert (exempt, one.received) == ([], [])
     finally:
         broker.thaw()
-    assert await _until(lambda: bool(exempt and one.received and two.received))
+    assert await until(lambda: bool(exempt and one.received and two.received))
     await asyncio.sleep(0.5)  # for repetitions to show themselves
     assert len(exempt) == 1
     assert (_numbers(one), _numbers(two)) == ([0], [0])

@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from opal_backbone.outbox import BufferFullError
 from opal_backbone.settings import load
 from opal_backbone.spool import Kept, Spool
 from pulsar_broker import Standalone, running
+from waiting import reach
 
 
 def test_events_that_went_with_their_topic_are_a_gap(broker: Standalone, make_fleet: FleetMaker, channel: str) -> None:
@@ -87,11 +87,11 @@ async def test_refused_events_are_told_when_somebody_listens(broker: Standalone,
     finally:
         broker.thaw()
     await core.ready(30)
-    await _wait(lambda: core.metrics.value("published") == 5)
+    await reach(lambda: core.metrics.value("published") == 5)
     await asyncio.sleep(1)
     ended: list[str | None] = []
     core.attach(ended.append)
-    await _wait(lambda: None in ended, 5)
+    await reach(lambda: None in ended, 5)
     assert core.metrics.value("refused") == 5
     await core.stop()
 
@@ -103,7 +103,7 @@ async def test_an_event_larger_than_the_buffer_is_no_gap_without_end(broker: Sta
     core.start()
     await core.ready(30)
     core.publish(wire.notification_payload("test", ["t"], "x" * 5000))
-    await _wait(lambda: core.metrics.value("published") == 1)
+    await reach(lambda: core.metrics.value("published") == 1)
     await asyncio.sleep(1)
     assert core.metrics.value("gaps") == 0
     await core.stop()
@@ -194,12 +194,6 @@ def test_what_a_stop_could_not_publish_is_published_by_the_next_start(
         fleet.close()
 
 
-async def _wait(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
 def _files(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
@@ -250,7 +244,7 @@ async def test_stops_during_an_outage_keep_each_event_once(broker: Standalone, c
             with contextlib.suppress(BufferFullError):
                 last.publish(wire.notification_payload("test", ["t"], -1))
             await asyncio.sleep(0.0005)
-    await _wait(lambda: len([number for number in got if number >= 0]) >= 300, 40)
+    await reach(lambda: len([number for number in got if number >= 0]) >= 300, 40)
     await receiver.stop()
     await last.stop()
     assert [number for number in got if number >= 0] == list(range(300))
@@ -267,7 +261,7 @@ async def test_a_kept_event_that_no_broker_takes_hides_none_of_the_same_number(
     core.attach(got.append)
     core.start()
     core.publish(wire.notification_payload("test", ["t"], "held back"), echo=True)
-    await _wait(lambda: bool(got))
+    await reach(lambda: bool(got))
     assert core.metrics.value("given_up") == 1
     assert not _files(tmp_path)
     await core.stop()

@@ -18,6 +18,7 @@ from opal_backbone.metrics import Metrics
 from opal_backbone.reading import TopicReader
 from opal_backbone.settings import load
 from pulsar_broker import Standalone
+from waiting import until
 
 SEEN_WITHIN = 25.0
 """Seconds in which a fault must be seen and overcome. The client library by itself sees it after 30 at the earliest."""
@@ -101,6 +102,10 @@ class Worker:
             self._next += 1
 
 
+async def _seen(condition: Callable[[], bool]) -> bool:
+    return await until(condition, SEEN_WITHIN)
+
+
 @contextlib.asynccontextmanager
 async def _two(uri: str, other_uri: str, channel: str) -> AsyncIterator[tuple[Worker, Worker]]:
     """Connect two workers that have heard from each other, one of which has connected once."""
@@ -110,18 +115,11 @@ async def _two(uri: str, other_uri: str, channel: str) -> AsyncIterator[tuple[Wo
             await worker.start()
         for worker in workers:
             worker.publish(1)
-        assert await _until(lambda: all(worker.got == [0] for worker in workers))
+        assert await _seen(lambda: all(worker.got == [0] for worker in workers))
         assert workers[0].core.metrics.value("connects") == 1
         yield workers
     finally:
         await asyncio.gather(*(worker.core.stop() for worker in workers))
-
-
-async def _until(condition: Callable[[], bool], seconds: float = SEEN_WITHIN) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    return condition()
 
 
 @pytest.mark.parametrize("publishing", [False, True])
@@ -136,13 +134,13 @@ async def test_a_half_open_connection_is_made_anew_and_nothing_is_lost(
         other.publish(EVENTS)
         if publishing:
             cut.publish(EVENTS)
-        assert await _until(lambda: len(cut.got) > EVENTS), cut.core.state()
+        assert await _seen(lambda: len(cut.got) > EVENTS), cut.core.state()
         assert forwarder.connections > before
         # after all that waited for it, so anything that was to come before it is missing for good
         for worker in (cut, other):
             worker.publish(1)
         sent = EVENTS + 2 if publishing else 2
-        assert await _until(lambda: len(cut.got) >= EVENTS + 2 and len(other.got) >= sent), cut.core.state()
+        assert await _seen(lambda: len(cut.got) >= EVENTS + 2 and len(other.got) >= sent), cut.core.state()
         assert cut.got == list(range(EVENTS + 2))
         assert other.got == list(range(sent))
         assert not cut.core.unhealthy()
@@ -170,13 +168,13 @@ async def test_a_connection_that_hands_over_no_messages_is_made_anew_and_nothing
         deaf.append(first._reader)
         began = time.monotonic()
         other.publish(EVENTS)
-        assert await _until(lambda: core._link is not first), core.state()
+        assert await _seen(lambda: core._link is not first), core.state()
         # not before it is sure: others are silent for as long as a heartbeat's interval
         assert time.monotonic() - began > core.settings.deaf_after - 2 * core.settings.heartbeat_interval
         assert core.metrics.value("heartbeats_sent") > acknowledged
-        assert await _until(lambda: len(worker.got) > EVENTS), core.state()
+        assert await _seen(lambda: len(worker.got) > EVENTS), core.state()
         other.publish(1)
-        assert await _until(lambda: len(worker.got) >= EVENTS + 2), core.state()
+        assert await _seen(lambda: len(worker.got) >= EVENTS + 2), core.state()
         assert worker.got == list(range(EVENTS + 2))
         assert not core.unhealthy()
         assert core.metrics.value("gaps") == 0

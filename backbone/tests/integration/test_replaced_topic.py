@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+
+import pytest
 
 from opal_backbone import wire
 from opal_backbone.core import Core
@@ -18,20 +21,36 @@ from opal_backbone.settings import Settings, load
 from pulsar_broker import Standalone
 
 
-async def _put(link: Link, settings: Settings, stamp: wire.Stamp, payload: bytes) -> Received:
-    """Publish a message, and return it as it is read."""
-    await link.publish(payload, settings, stamp.properties())
-    message = await link.read_one(10)
-    assert message is not None
-    return message
+class Earlier:
+    """A topic whose places are before those of the topics made after it."""
+
+    def __init__(self, settings: Settings, link: Link) -> None:
+        self._settings = settings
+        self._link = link
+
+    async def put(self, stamp: wire.Stamp, payload: bytes) -> Received:
+        """Publish a message, and return it as it is read."""
+        await self._link.publish(payload, self._settings, stamp.properties())
+        message = await self._link.read_one(10)
+        assert message is not None
+        return message
 
 
-async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone, channel: str) -> None:
+@pytest.fixture
+async def topics(broker: Standalone, channel: str) -> AsyncIterator[tuple[Earlier, Core]]:
+    """Make an earlier topic, and a core for a later one that has not been started."""
     environ = {"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_HEARTBEAT_INTERVAL": "1"}
-    early = load(environ, channel=f"{channel}-early")
-    earlier = await open_link(early, None, (b"{}", {}))
-    await make_reader(earlier, early, "latest")
+    settings = load(environ, channel=f"{channel}-early")
+    link = await open_link(settings, None, (b"{}", {}))
+    await make_reader(link, settings, "latest")
     core = Core(load(environ, channel=channel), Metrics())
+    yield Earlier(settings, link), core
+    await core.stop()
+    await link.close(2)
+
+
+async def test_it_is_noticed_although_others_are_heard_first(topics: tuple[Earlier, Core]) -> None:
+    earlier, core = topics
     ended: list[bool] = []
     core.attach(lambda text: ended.append(text is None))
     core.start()
@@ -45,7 +64,7 @@ async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone,
     assert link is not None
 
     other = wire.Stamp("worker1", 1, "event", time.time())
-    event = await _put(earlier, early, other, wire.notification_payload("test", ["t"], 1))
+    event = await earlier.put(other, wire.notification_payload("test", ["t"], 1))
     assert event.position.key < core._high
     core._take(link, [event])
     assert ended == [False], "the event was not handed on"
@@ -58,23 +77,17 @@ async def test_it_is_noticed_although_others_are_heard_first(broker: Standalone,
     assert core._ticker is not None
     core._ticker.cancel()  # no other one is awaited now
     own = wire.Stamp(core.publisher_id, 0, "heartbeat", core._heartbeat_sent)
-    heartbeat = await _put(earlier, early, own, wire.heartbeat_payload(core.publisher_id))
+    heartbeat = await earlier.put(own, wire.heartbeat_payload(core.publisher_id))
     # the real one has come by meanwhile, so that reading goes back once more
     core._take(link, [event, heartbeat])
     assert ended == [False, True]
     assert "the topic starts anew" in core.state()["last_gap"]["reason"]
     assert core._link is link
-    await core.stop()
-    await earlier.close(2)
 
 
-async def test_it_is_told_once_where_a_new_connection_shows_it(broker: Standalone, channel: str) -> None:
+async def test_it_is_told_once_where_a_new_connection_shows_it(topics: tuple[Earlier, Core]) -> None:
     """The first message of a new connection is an earlier one, and then comes this worker's heartbeat."""
-    environ = {"OPAL_BROADCAST_URI": broker.url, "OPAL_BACKBONE_HEARTBEAT_INTERVAL": "1"}
-    early = load(environ, channel=f"{channel}-early")
-    earlier = await open_link(early, None, (b"{}", {}))
-    await make_reader(earlier, early, "latest")
-    core = Core(load(environ, channel=channel), Metrics())
+    earlier, core = topics
     core.attach(lambda _text: None)
     core.start()
     await core.ready(30)
@@ -87,13 +100,11 @@ async def test_it_is_told_once_where_a_new_connection_shows_it(broker: Standalon
     core._ticker.cancel()
     other = wire.Stamp("worker1", 1, "event", time.time())
     own = wire.Stamp(core.publisher_id, 0, "heartbeat", core._heartbeat_sent)
-    event = await _put(earlier, early, other, wire.notification_payload("test", ["t"], 1))
-    heartbeat = await _put(earlier, early, own, wire.heartbeat_payload(core.publisher_id))
+    event = await earlier.put(other, wire.notification_payload("test", ["t"], 1))
+    heartbeat = await earlier.put(own, wire.heartbeat_payload(core.publisher_id))
     core._position_checked = False
     core._take(link, [event])
     core.attach(lambda _text: None)
     core._process()
     core._take(link, [heartbeat])
     assert core.metrics.value("gaps") == 1
-    await core.stop()
-    await earlier.close(2)

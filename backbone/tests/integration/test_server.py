@@ -22,6 +22,7 @@ from fastapi_websocket_pubsub import PubSubClient
 from fleet import QUICK
 from opal_host import OpalHost
 from pulsar_broker import Standalone
+from waiting import until
 
 HostMaker = Callable[..., OpalHost]
 
@@ -59,15 +60,6 @@ async def leave(client: PubSubClient) -> None:
     """Disconnect; a client whose server is gone would go on trying to reach it."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(client.disconnect(), 3)
-
-
-async def until(condition: Callable[[], bool], timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        await asyncio.sleep(0.1)
-    return condition()
 
 
 async def test_every_worker_of_every_host_gets_every_update(make_host: HostMaker) -> None:
@@ -378,7 +370,7 @@ asyncio.run(main())
 
 
 STUCK = """
-import asyncio, sys
+import asyncio
 from opal_backbone.server import app
 
 asked = False
