@@ -106,6 +106,8 @@ def check() -> None:
         missing += [f"{function.__qualname__}({name})" for name in parameters if name not in known]
     if "self._task = " not in inspect.getsource(OpalServer):
         missing.append("OpalServer()._task")
+    if "self._watcher.run()" not in inspect.getsource(PolicyWatcherTask.start):
+        missing.append("PolicyWatcherTask.start: the call of BasePolicySource.run")
     fields = set(getattr(BroadcastNotification, "__fields__", {}))
     missing += [f"BroadcastNotification.{name}" for name in {"notifier_id", "topics", "data"} - fields]
     if FreezablePubSubEndpoint.notify is not FreezablePubSubEndpoint.publish:
@@ -320,7 +322,10 @@ def policy_watch(server: OpalServer) -> dict[str, asyncio.Task[Any]]:
     watcher = server.watcher
     named = {"background": getattr(server, "_task", None)}
     if isinstance(watcher, PolicyWatcherTask):
-        named |= dict(zip(("webhook", "repository"), watcher._tasks, strict=False))
+        run = BasePolicySource.run.__name__
+        for task in watcher._tasks:
+            name = task.get_coro().__name__
+            named["repository" if name == run else name] = task
         named["polling"] = watcher._watcher._polling_task
     return {name: task for name, task in named.items() if task is not None}
 
@@ -328,7 +333,9 @@ def policy_watch(server: OpalServer) -> dict[str, asyncio.Task[Any]]:
 def watch_repository_again(server: OpalServer) -> None:
     """Start again what `policy_watch` calls "repository", as OPAL starts it."""
     watcher = server.watcher
-    watcher._tasks[1] = asyncio.create_task(watcher._watcher.run(), name="opal-backbone policy watch")
+    ended = policy_watch(server)["repository"]
+    again = asyncio.create_task(watcher._watcher.run(), name="opal-backbone policy watch")
+    watcher._tasks[watcher._tasks.index(ended)] = again
 
 
 def replayable(broadcaster: Any) -> int:

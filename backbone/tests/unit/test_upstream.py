@@ -13,6 +13,7 @@ from fastapi_websocket_pubsub.event_broadcaster import BroadcastNotification
 from opal_common.config import opal_common_config
 from opal_server import pubsub, pubsub_resilience, server
 from opal_server.config import opal_server_config
+from opal_server.policy.watcher.task import BasePolicyWatcherTask, PolicyWatcherTask
 
 from opal_backbone import upstream
 
@@ -38,6 +39,12 @@ def test_a_part_that_moved_is_named(monkeypatch: pytest.MonkeyPatch, owner: obje
 def test_an_attribute_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.OpalServer, "__init__", lambda self: None)
     with pytest.raises(upstream.UpstreamChangedError, match=r"OpalServer\(\)\.watcher"):
+        upstream.check()
+
+
+def test_another_way_to_watch_the_repository_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PolicyWatcherTask, "start", BasePolicyWatcherTask.start)
+    with pytest.raises(upstream.UpstreamChangedError, match=r"PolicyWatcherTask\.start"):
         upstream.check()
 
 
