@@ -1,4 +1,8 @@
-"""Bar charts as SVG, drawn without any library."""
+"""Bar charts as SVG, drawn without any library.
+
+The scale reaches to three times the longest first value: a few very late deliveries would leave no room for the rest.
+What is longer is cut there, and its number tells.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from bench.measure import Result
 
-_LEFT, _WIDTH, _ROW, _TOP = 250, 520, 26, 48
+_LEFT, _WIDTH, _ROW, _TOP = 290, 520, 26, 48
 _LIGHT, _DARK = "#b9cde5", "#1f4e79"
 
 
@@ -15,7 +19,7 @@ def latencies(results: list[Result]) -> str:
     """Draw p50 and p99 of each result, in milliseconds."""
     return _bars(
         "Publish call to websocket subscriber of another worker: p50 (dark) and p99 (light), ms",
-        [(_label(r), [r.p99, r.p50], f"{r.p50:.1f} / {r.p99:.1f}") for r in results if not math.isnan(r.p99)],
+        [(_label(r), [r.p50, r.p99], f"{r.p50:.1f} / {r.p99:.1f}") for r in results if not math.isnan(r.p99)],
     )
 
 
@@ -32,8 +36,9 @@ def _label(result: Result) -> str:
 
 
 def _bars(title: str, rows: list[tuple[str, list[float], str]]) -> str:
-    """Draw one row for each label, its values one over another, the longest first."""
-    longest = max((max(values) for _, values, _ in rows), default=1.0) or 1.0
+    """Draw one row for each label, its values one over another, the first one on top."""
+    first = max((values[0] for _, values, _ in rows), default=1.0) or 1.0
+    longest = min(3 * first, max((max(values) for _, values, _ in rows), default=1.0)) or 1.0
     height = _ROW * len(rows) + _TOP + 12
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 130}" height="{height}" '
@@ -42,11 +47,11 @@ def _bars(title: str, rows: list[tuple[str, list[float], str]]) -> str:
     ]
     for index, (label, values, text) in enumerate(rows):
         y = _TOP + index * _ROW
-        colours = [_LIGHT, _DARK] if len(values) > 1 else [_DARK]
-        for value, colour in zip(values, colours, strict=True):
-            width = max(1.0, value / longest * _WIDTH)
+        shares = [max(0.002, min(1.0, value / longest)) for value in values]
+        for share, colour in reversed(list(zip(shares, (_DARK, _LIGHT), strict=False))):
+            width = share * _WIDTH
             parts.append(f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="16" fill="{colour}"/>')
-        end = _LEFT + max(values) / longest * _WIDTH + 8
+        end = _LEFT + max(shares) * _WIDTH + 8
         parts.append(f'<text x="10" y="{y + 13}">{escape(label)}</text>')
         parts.append(f'<text x="{end:.1f}" y="{y + 13}">{text}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

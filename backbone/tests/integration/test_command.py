@@ -81,7 +81,7 @@ def test_tail_follows_from_now_on(broker: Standalone, channel: str) -> None:
         assert run(broker, channel, "publish", "--data", '{"a": 1}', "--reason", reason)[0] == 0
 
     publish("before it listens")
-    follow = command(broker, channel, "tail", "--verbose", "--count", "2", "--timeout", "30")
+    follow = command(broker, channel, "tail", "--verbose", "--width", "500", "--count", "2", "--timeout", "30")
     with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
         assert tail.stderr is not None
         assert tail.stderr.readline().startswith("following persistent://")
