@@ -22,7 +22,7 @@ class _Publisher:
     place: Any = None
     hole: Any = None
     # number -> when it was first missed, in seconds of the caller's monotonic clock; None once reported
-    missing: dict[int, float | None] = field(default_factory=dict)
+    missing: OrderedDict[int, float | None] = field(default_factory=OrderedDict)
 
 
 class SequenceTracker:
@@ -125,6 +125,6 @@ class SequenceTracker:
             known.missing[number] = now
             self._waiting += 1
         while len(known.missing) > MAX_MISSING:
-            oldest = next(iter(known.missing))
-            if known.missing.pop(oldest) is not None:
+            _, since = known.missing.popitem(last=False)
+            if since is not None:
                 self._waiting -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from opal_backbone import sequence
 from opal_backbone.sequence import SequenceTracker
 
@@ -76,6 +78,18 @@ def test_a_huge_jump_does_not_fill_the_memory() -> None:
     assert len(tracker.overdue(10, 1)) == sequence.MAX_MISSING
     tracker.observe("a", 2 * 10**12, 20)
     assert len(tracker.overdue(30, 1)) == sequence.MAX_MISSING
+
+
+def test_a_second_huge_jump_takes_no_longer_than_the_first() -> None:
+    """What was missing before makes way, and the event loop waits for that."""
+    tracker = SequenceTracker()
+    tracker.observe("a", 1, 0)
+    times = []
+    for number in (10**12, 2 * 10**12):
+        before = time.process_time()
+        tracker.observe("a", number, 0)
+        times.append(time.process_time() - before)
+    assert times[1] < 10 * times[0], times
 
 
 def test_publishers_that_were_heard_lately_are_counted() -> None:
