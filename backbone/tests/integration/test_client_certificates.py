@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import ssl
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import jwt
 import pytest
 
 from certificates import Authority, Pair
+from command_line import run
 from fleet import QUICK, AgentProcess, Fleet
 from opal_host import OpalHost
 from pulsar_broker import Standalone, free_ports
@@ -119,15 +118,7 @@ def opal(demanding: DemandingBroker) -> Pair:
 
 
 def command(broker: DemandingBroker, channel: str, environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    run = subprocess.run(
-        [str(Path(sys.executable).parent / "opal-backbone"), "--uri", broker.url, "--channel", channel, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment,
-    )
-    return run.returncode, run.stdout + run.stderr
+    return run(broker.url, channel, *arguments, environment=environment)
 
 
 def failures(text: str) -> list[str]:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from command_line import command_line, run
 from pulsar_broker import Standalone
-
-COMMAND = str(Path(sys.executable).parent / "opal-backbone")
-
-
-def command(broker: Standalone, channel: str, *arguments: str) -> list[str]:
-    return [COMMAND, "--uri", broker.url, "--channel", channel, *arguments]
-
-
-def run(broker: Standalone, channel: str, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(command(broker, channel, *arguments), capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stdout + done.stderr
 
 
 def doctor(broker: Standalone, channel: str, port: int = 0) -> tuple[int, str]:
-    return run(broker, channel, "doctor", "--admin-url", f"http://127.0.0.1:{port or broker.web_port}")
+    return run(broker.url, channel, "doctor", "--admin-url", f"http://127.0.0.1:{port or broker.web_port}")
 
 
 @pytest.fixture
@@ -78,10 +66,10 @@ def test_the_doctor_says_that_a_web_service_does_not_answer(broker: Standalone, 
 
 def test_tail_follows_from_now_on(broker: Standalone, channel: str) -> None:
     def publish(reason: str) -> None:
-        assert run(broker, channel, "publish", "--data", '{"a": 1}', "--reason", reason)[0] == 0
+        assert run(broker.url, channel, "publish", "--data", '{"a": 1}', "--reason", reason)[0] == 0
 
     publish("before it listens")
-    follow = command(broker, channel, "tail", "--verbose", "--width", "500", "--count", "2", "--timeout", "30")
+    follow = command_line(broker.url, channel, "tail", "--verbose", "--width", "500", "--count", "2", "--timeout", "30")
     with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
         assert tail.stderr is not None
         assert tail.stderr.readline().startswith("following persistent://")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import datetime
 import ipaddress
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from command_line import run
 from fleet import QUICK, AgentProcess, Fleet
 from pulsar_broker import Standalone, free_ports
 
@@ -124,9 +123,7 @@ def settings(secure: SecureBroker, token_file: Path) -> dict[str, str]:
 
 
 def doctor(secure: SecureBroker, channel: str, environment: dict[str, str], uri: str = "") -> tuple[int, str]:
-    command = [str(Path(sys.executable).parent / "opal-backbone"), "--uri", uri or secure.url, "--channel", channel]
-    run = subprocess.run([*command, "doctor"], capture_output=True, text=True, timeout=90, check=False, env=environment)
-    return run.returncode, run.stdout + run.stderr
+    return run(uri or secure.url, channel, "doctor", environment=environment, timeout=90)
 
 
 def test_events_travel_over_tls_with_a_token_that_may_be_rotated(

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from fastapi_websocket_pubsub import PubSubClient
 
+from command_line import command_line
 from fleet import QUICK
 from opal_host import OpalHost
 from pulsar_broker import Standalone
@@ -432,10 +433,11 @@ async def test_the_command_publishes_to_every_worker_and_shows_the_topic(
     host = make_host()
     got: list[list[Any]] = [[] for _ in range(6)]
     clients = [await subscribe(host, "policy_data", each) for each in got]
-    command = [str(Path(sys.executable).parent / "opal-backbone"), "--uri", broker.url, "--channel", channel]
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command_line(broker.url, channel, *arguments), capture_output=True, text=True, timeout=60, check=False
+        )
 
     published = await asyncio.to_thread(run, "publish", "--data", '{"a": 1}', "--dst-path", "/a")
     assert published.returncode == 0, published.stderr
