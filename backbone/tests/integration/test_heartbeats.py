@@ -17,6 +17,9 @@ WORKERS = 30
 AT_FULL_RATE = 10
 """Workers that may all send heartbeats at the set interval."""
 INTERVAL = 1.0
+MEASURED = 15 * INTERVAL
+"""Seconds over which heartbeats are counted. Workers that start together send theirs together for a while, every third
+interval: a shorter time may hold one more such bunch than is due."""
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +48,7 @@ async def test_a_large_fleet_sends_few_and_every_worker_keeps_hearing(broker: St
     async with _fleet(broker, channel) as cores:
         heard = cores[0].metrics.value("heartbeats_received")
         began, longest = time.monotonic(), 0.0
-        while time.monotonic() - began < 10 * INTERVAL:
+        while time.monotonic() - began < MEASURED:
             await asyncio.sleep(0.1)
             longest = max(longest, *map(_silence, cores))
         rate = (cores[0].metrics.value("heartbeats_received") - heard) / (time.monotonic() - began)

@@ -29,19 +29,25 @@ def late_unlock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _follow(broker: Standalone, channel: str, late_unlock: Path, how: str) -> dict[str, Any]:
+    log = late_unlock.with_name(f"{how}.log")
     environment = {
         **os.environ,
         "PYTHONPATH": f"{TESTS}:{TESTS.parent / 'src'}",
         "LD_PRELOAD": str(late_unlock),
     }
-    with subprocess.Popen(
-        [sys.executable, str(TESTS / "follower.py"), broker.url, channel, str(TOTAL), how],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as follower:
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(TESTS / "follower.py"), broker.url, channel, str(TOTAL), how],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as follower,
+    ):
         assert follower.stdout is not None
-        assert follower.stdout.readline() == "reading\n"
+        said = follower.stdout.readline()
+        assert said == "reading\n", f"it ended with {follower.wait(60)}: {log.read_text()[-2000:]}"
         topic = load({"OPAL_BROADCAST_URI": broker.url}, channel=channel).topic
         arguments = [broker.url, topic, str(LOTS), str(EACH), str(RATE)]
         floods = [subprocess.Popen([sys.executable, str(TESTS / "flood.py"), *arguments]) for _ in range(FLOODS)]
