@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export PULSAR_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/policyfleet.opal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs docs test-unit test test-tools bench-rollout bench-backbone lock build
+.PHONY: help venv engine images demo demo-down lint lint-yaml lint-ansible lint-python lint-types lint-docs docs test-unit test test-slow test-tools bench-rollout bench-backbone lock build
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 17
@@ -88,8 +88,11 @@ lint-docs: venv
 test-unit: venv ## Run the unit tests, and those of the built collection
 	python -m pytest tests/unit tests/package
 
-test: venv test-tools engine images ## Run everything; ends with the totals. STEPS='unit backbone' runs only some
+test: venv test-tools engine images ## Run all tests but the slow ones; ends with the totals. STEPS='unit backbone' runs only some
 	@python tests/run_all.py $(STEPS)
+
+test-slow: venv test-tools engine images ## Run all tests, and 10,000 events under each fault (about two hours); STEPS as above
+	@python tests/run_all.py --slow $(STEPS)
 
 # The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches. The HTML report is
 # looked at in a browser.

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Run everything that tests this checkout, one step after the other, and close with the totals of all of it.
+"""Run what tests this checkout, one step after the other, and close with the totals of all of it.
 
 A step that fails does not keep the later ones from running, and what it said of its failure is shown again before the
 totals. Tests are counted from the result files that pytest writes; a step that writes none (the linters, a molecule
 scenario beside the tests in it) counts as one.
-
-Usage: run_all.py [STEP...]    only the named steps; without a name all of them
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -65,10 +64,11 @@ def molecule_step(scenario: str) -> Step:
     return Step(f"molecule-{scenario}", command, (f"hosts-{scenario}", scenario), counts_itself=True)
 
 
-def all_steps() -> list[Step]:
+def all_steps(slow: bool) -> list[Step]:
     """Every step, the quick ones first; each folder with a molecule.yml is a scenario."""
     scenarios = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
     backbone = ("make", "-C", "backbone", "test", f"PYTEST_ARGS=--junitxml={RESULTS / 'backbone'}.xml")
+    faults = ("make", "-C", "backbone", "test-faults", f"PYTEST_ARGS=--junitxml={RESULTS / 'faults'}.xml")
     return [
         Step("lint", ("make", "--keep-going", "lint")),
         pytest_step("unit", "tests/unit", "tests/package"),
@@ -77,6 +77,7 @@ def all_steps() -> list[Step]:
         Step("backbone", backbone, ("backbone",)),
         *(molecule_step(scenario) for scenario in scenarios),
         pytest_step("scenarios", "tests/scenarios"),
+        *([Step("faults", faults, ("faults",))] if slow else []),
     ]
 
 
@@ -134,14 +135,21 @@ def show(command: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     return process.returncode, tuple(telling)
 
 
-def main(names: Sequence[str]) -> int:
-    """Run the steps and return the exit code: 0 if nothing failed."""
-    steps = all_steps()
+def main() -> int:
+    """Run the steps that the command line asks for and return the exit code: 0 if nothing failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slow", action="store_true", help="also what is marked slow, and the backbone's fault matrix")
+    parser.add_argument("names", nargs="*", metavar="STEP", help="run only these steps; without a name all of them")
+    arguments = parser.parse_args()
+    slow, names = arguments.slow, arguments.names
+    steps = all_steps(slow)
     unknown = sorted(set(names) - {step.name for step in steps})
     if unknown:
         raise SystemExit(f"no such step: {', '.join(unknown)}; there are {', '.join(step.name for step in steps)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PY_COLORS", "0")
+    if not slow:
+        os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} -m 'not slow'"
     outcomes = [run(step) for step in steps if not names or step.name in names]
     for outcome in outcomes:
         if outcome.failed:
@@ -162,4 +170,4 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

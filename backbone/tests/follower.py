@@ -23,12 +23,13 @@ from opal_backbone.settings import load
 ONE_IN = 20
 """Of how many unlockings of a mutex one is late."""
 PATIENCE = 60
-"""Seconds without a message after which no more are waited for."""
+"""Seconds that the broker may take to make the reader, which is tried once, where a worker would try again; and seconds
+without a message after which no more are waited for."""
 
 
 async def main(uri: str, channel: str, count: int, how: str) -> None:
     loop = asyncio.get_running_loop()
-    settings = load({"OPAL_BROADCAST_URI": uri}, channel=channel)
+    settings = load({"OPAL_BROADCAST_URI": uri, "OPAL_BACKBONE_OPERATION_TIMEOUT": str(PATIENCE)}, channel=channel)
     link = Link(make_client(settings), loop)
     await make_reader(link, settings, "earliest")
     seen: list[tuple[int, int, int]] = []

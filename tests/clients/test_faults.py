@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from decisions import SOURCE, Clients
 from fleet import ROOT, wait_until
 
@@ -78,6 +79,7 @@ def test_the_broker_is_killed_while_updates_are_published(settled: Clients) -> N
     record("the broker is killed", out, agreed)
 
 
+@pytest.mark.slow
 def test_a_clients_host_is_offline_for_two_minutes(settled: Clients) -> None:
     publisher, offline = settled.hosts
     server = settled.servers[0]

@@ -61,6 +61,7 @@ def test_a_push_to_the_policy_repository_reaches_each_opa(settled: Clients) -> N
     settled.wait_for("/release/number", number, 60)
 
 
+@pytest.mark.slow
 def test_data_whose_source_is_down_for_a_minute_arrive_when_it_is_back(settled: Clients) -> None:
     place = f"Cork {uuid.uuid4().hex[:6]}"
     settled.move_bob(place)

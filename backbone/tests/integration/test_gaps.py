@@ -267,6 +267,7 @@ async def test_a_kept_event_that_no_broker_takes_hides_none_of_the_same_number(
     await core.stop()
 
 
+@pytest.mark.slow
 def test_a_position_that_retention_has_taken_is_a_gap(channel: str, tmp_path: Path) -> None:
     """A broker that keeps nothing: what passes while a worker is away is gone, and the worker is told."""
     keeps_nothing = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from conftest import FleetMaker
 from fleet import QUICK
 from pulsar_broker import Standalone
@@ -11,6 +13,7 @@ from pulsar_broker import Standalone
 EVENTS = int(os.environ.get("GROWTH_EVENTS", "50000"))
 
 
+@pytest.mark.slow
 def test_descriptors_threads_and_memory_do_not_grow(broker: Standalone, make_fleet: FleetMaker) -> None:
     fleet = make_fleet(broker.url, 1, {**QUICK, "AGENT_LOG": "WARNING"})
     (agent,) = fleet.agents
