@@ -34,11 +34,11 @@ FRESH = [
     ("Restart OPAL-server", 0.3),
     ("Wait until OPAL-server is healthy", 0.5),
 ]
-# The same for a serving fleet whose configuration changes.
+# The same for a serving fleet whose configuration changes, and the log level that it changes to.
 CHANGE = [
-    ("opal_server : Write the files of the service", 0.7),
-    ("Restart OPAL-server", 0.3),
-    ("Wait until OPAL-server is healthy", 0.5),
+    ("opal_server : Write the files of the service", 0.7, "DEBUG"),
+    pytest.param("Restart OPAL-server", 0.3, "INFO", marks=pytest.mark.slow),
+    pytest.param("Wait until OPAL-server is healthy", 0.5, "DEBUG", marks=pytest.mark.slow),
 ]
 
 
@@ -116,7 +116,7 @@ def test_nothing_half_done_is_left(hosts: Fleet) -> None:
         assert not [path for path in left if "partial" in path or path.endswith((".tar", ".tar.gz", ".new"))]
 
 
-@pytest.mark.parametrize(("task", "delay", "level"), [(*CHANGE[i], ("DEBUG", "INFO", "DEBUG")[i]) for i in range(3)])
+@pytest.mark.parametrize(("task", "delay", "level"), CHANGE)
 def test_a_killed_change_of_a_serving_fleet_is_completed(fleet: Fleet, task: str, delay: float, level: str) -> None:
     change = ("-e", f"opal_server_log_level={level}")
     play_and_kill(fleet, task, delay, *change)

@@ -49,7 +49,7 @@ def test_broker_killed(broker: Standalone, make_fleet: FleetMaker, mode: str) ->
     assert_lossless(fleet, 1600)
 
 
-@pytest.mark.parametrize("mode", ["hold", "local-first"])
+@pytest.mark.parametrize("mode", ["hold", pytest.param("local-first", marks=pytest.mark.slow)])
 def test_broker_frozen(broker: Standalone, make_fleet: FleetMaker, mode: str) -> None:
     fleet = make_fleet(broker.url, settings={**QUICK, "OPAL_BACKBONE_WHILE_AWAY": mode})
     fleet.publish(each=600, rate=RATE)
