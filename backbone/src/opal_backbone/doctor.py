@@ -22,7 +22,7 @@ _HINTS = {
     "AuthenticationError": "the broker does not accept the token or certificate",
     "ConnectError": "no broker could be reached",
     "LookupError": "the brokers could not say which of them serves the topic",
-    "TopicNotFound": "the topic does not exist and may not be made automatically",
+    "TopicNotFound": "the topic, or its tenant or namespace, does not exist, and may not be made automatically",
     "BrokerMetadataError": "the tenant or namespace does not exist",
 }
 

@@ -53,7 +53,8 @@ def test_the_doctor_refuses_a_topic_with_partitions(broker: Standalone, namespac
 
 def test_the_doctor_names_a_namespace_that_does_not_exist(broker: Standalone) -> None:
     status, text = doctor(broker, "persistent://public/nowhere/updates")
-    assert "FAIL  topic" in text
+    assert "FAIL  topic: look up persistent://public/nowhere/updates" in text
+    assert "its tenant or namespace, does not exist" in text
     assert status == 1, text
 
 

@@ -83,6 +83,26 @@ async def test_what_is_published_in_opals_gap_is_held_and_reaches_everybody_once
     assert (one.resyncs, two.resyncs) == (1, 0)
 
 
+async def test_the_first_that_is_not_held_overtakes_none_that_was(
+    workers: tuple[Agent, Agent], broker: Standalone
+) -> None:
+    one, _ = workers
+    broker.freeze()
+    try:
+        assert await until(lambda: bool(one.core.away()))
+        await one.publish(0, 1, 0, 0)
+        assert one.core.has_deferred
+    finally:
+        broker.thaw()
+    async with asyncio.timeout(60):
+        while one.core.has_deferred:  # ends in the very turn of the loop in which holding ends
+            await asyncio.sleep(0)
+    await one.endpoint.publish([TOPIC], {"from": "agent", "n": 1, "t": 0})
+    assert one.core.metrics.value("deferred") == 1
+    assert await until(lambda: len(one.received) == 2)
+    assert _numbers(one) == [0, 1]
+
+
 async def test_an_exempt_topic_is_not_held_while_the_broker_is_away(
     workers: tuple[Agent, Agent], broker: Standalone
 ) -> None:

@@ -291,6 +291,8 @@ async def test_workers_come_and_go(make_host: HostMaker) -> None:
 
     two.process.send_signal(signal.SIGTTOU)  # one less
     assert await until(lambda: len(two.workers()) == 1, 60)
+    # no ended worker leaves its state behind
+    assert await until(lambda: len(list((two.directory / "run").glob("worker-*.json"))) == 1)
     fresh: list[list[Any]] = [[], [], []]
     clients = [await subscribe(host, "policy_data", each) for host, each in zip((one, one, two), fresh, strict=True)]
     for number in range(10):
