@@ -91,7 +91,7 @@ test-unit: venv ## Run the unit tests, and those of the built collection
 test: venv test-tools engine images ## Run all tests but the slow ones; ends with the totals. STEPS='unit backbone' runs only some
 	@python tests/run_all.py $(STEPS)
 
-test-slow: venv test-tools engine images ## Run all tests, and 10,000 events under each fault (about two hours); STEPS as above
+test-slow: venv test-tools engine images ## Run all tests, and 10,000 events under each fault (about 90 minutes); STEPS as above
 	@python tests/run_all.py --slow $(STEPS)
 
 # The backbone's tests start a real Pulsar on this machine, and share the archive that a rollout fetches. The HTML report is
