@@ -45,14 +45,19 @@ def _follow(broker: Standalone, channel: str, late_unlock: Path, how: str) -> di
             text=True,
         ) as follower,
     ):
-        assert follower.stdout is not None
-        said = follower.stdout.readline()
-        assert said == "reading\n", f"it ended with {follower.wait(60)}: {log.read_text()[-2000:]}"
+
+        def said() -> str:
+            assert follower.stdout is not None
+            line = follower.stdout.readline()
+            assert line, f"the follower ended with {follower.wait(60)}: {log.read_text()[-2000:]}"
+            return line
+
+        assert said() == "reading\n"
         topic = load({"OPAL_BROADCAST_URI": broker.url}, channel=channel).topic
         arguments = [broker.url, topic, str(LOTS), str(EACH), str(RATE)]
         floods = [subprocess.Popen([sys.executable, str(TESTS / "flood.py"), *arguments]) for _ in range(FLOODS)]
         assert [flood.wait(120) for flood in floods] == [0] * FLOODS
-        found: dict[str, Any] = json.loads(follower.stdout.readline())
+        found: dict[str, Any] = json.loads(said())
     return found
 
 
